@@ -1,43 +1,61 @@
-"""The Riemann-Siegel functions on the critical line, vectorised in float64.
+"""The Riemann-Siegel functions on the critical line, vectorised in float64: theta, Z, Gram points, the smooth count.
 
     >>> smooth_zeros(np.array([1, 10, 11_000_000]))
     array([1.45179196e+01, 5.02332544e+01, 5.45335115e+06])
+    >>> Z(np.array([14.0, 14.2, 5453351.25]))
+    array([-0.10562641,  0.05196253, -0.70567398])
+
+Z(t) = exp(i theta(t)) zeta(1/2 + it) is real, and its real zeros are those of zeta on the critical line. From t = 1000 on
+it is the Riemann-Siegel formula (Edwards, Riemann's Zeta Function, chapter 7),
+
+    Z(t) = 2 sum_{n <= m} n^(-1/2) cos(theta(t) - t log n) + (-1)^(m-1) tau^(-1/2) sum_{k <= 4} C_k(p) tau^(-k),
+
+tau = sqrt(t / 2 pi), m its integer part and p its fraction; below, it is Euler-Maclaurin summation of zeta.
+
+A phase t log n has up to 10^8 radians, of which float64 keeps eight digits after the point. So a height is always a whole
+number plus an offset, and the whole number's phase is taken modulo a turn in 64-bit integers, without loss.
 """
 
+from functools import lru_cache
+
+import mpmath
 import numpy as np
 
-# theta(t) ~ t/2 log(t/2 pi e) - pi/8 + sum_k (1 - 2^(1-2k)) |B_2k| / (4k (2k-1)) t^(1-2k), k = 1 ... 10
-# (Edwards, Riemann's Zeta Function, 6.5). B_2, B_4, ... are the Bernoulli numbers.
-_BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798, -174611 / 330)
-_THETA_SERIES = [(1 - 2.0 ** (1 - 2 * k)) * abs(b) / (4 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI, 1)]
+RIEMANN_SIEGEL_START = 1000.0  # Gabcke's bound for the truncated formula is 1e-10 here; Euler-Maclaurin costs 1000 terms
+_BERNOULLI = [float(mpmath.bernoulli(2 * k)) for k in range(1, 21)]
+_THETA_SERIES = [(1 - 2.0 ** (1 - 2 * k)) * abs(b) / (4 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI[:10], 1)]
+_POINTS_AT_ONCE = 1 << 20  # terms of the main sum held in memory together: 16 MB of float64 pairs
 
 
 def theta(t):
     """Riemann-Siegel theta function, arg Gamma(1/4 + it/2) - t/2 log pi, for an array of t >= 5.
 
-    Stirling's series with ten terms and the exponentially small term arctan(exp(-pi t))/2 (Gabcke 1979),
-    right to 1e-13 at t = 5 and to float64 rounding (relative 3e-16) from t = 8 on.
+    Stirling's series, theta(t) ~ t/2 log(t/2 pi e) - pi/8 + sum_k (1 - 2^(1-2k)) |B_2k| / (4k (2k-1)) t^(1-2k) (Edwards
+    6.5), with ten terms and the exponentially small arctan(exp(-pi t))/2 that it leaves out (Gabcke 1979). Against
+    mpmath.siegeltheta: 3e-14 off at t = 5, float64 rounding (relative 4e-16) from t = 6 on.
     """
     t = np.asarray(t, dtype=np.float64)
-    inverse_square = 1 / (t * t)
-    series = np.zeros_like(t)
-    for coefficient in reversed(_THETA_SERIES):
-        series = series * inverse_square + coefficient
     main = t / 2 * (np.log(t / (2 * np.pi)) - 1) - np.pi / 8
-    return main + series / t + np.arctan(np.exp(-np.pi * t)) / 2
+    return main + _theta_tail(t) + np.arctan(np.exp(-np.pi * t)) / 2
+
+
+def _theta_tail(t):
+    """The part of theta's series that falls off with t."""
+    return np.polynomial.polynomial.polyval(1 / (t * t), _THETA_SERIES) / t
 
 
 def _solve_theta(half_turns):
     """The t > 2 pi with theta(t) = pi * half_turns, for an array of half_turns >= -1."""
+    half_turns = np.asarray(half_turns, dtype=np.float64)
     # With q = t / 2 pi and the first terms of theta this is q (log q - 1) = x; Newton's step for that is
     # q <- (q + x) / log q, which from the right of the root converges without overshooting.
-    x = np.asarray(half_turns, dtype=np.float64) + 1 / 8
+    x = half_turns + 1 / 8
     q = np.maximum(3.0, (x + 3) / np.log(np.log(x + 4) + 1.2))
     for _ in range(6):
         q = (q + x) / np.log(q)
     t = 2 * np.pi * q
     for _ in range(3):
-        t = t - (theta(t) - np.pi * np.asarray(half_turns)) / (np.log(t / (2 * np.pi)) / 2)
+        t = t - (theta(t) - np.pi * half_turns) / (np.log(t / (2 * np.pi)) / 2)
     return t
 
 
@@ -49,3 +67,241 @@ def gram_point(n):
 def smooth_zeros(indexes):
     """Where the smooth count puts the zeros: the g with theta(g) / pi + 1 = i - 1/2, float64, for indexes i >= 1."""
     return _solve_theta(np.asarray(indexes) - 1.5)
+
+
+# Phases of whole numbers, exact modulo a turn
+
+
+def _to_fixed_point(turns_per_unit):
+    """The fraction of an mpf as integers (high, low): high / 2^64 + low / 2^96."""
+    scaled = int(mpmath.floor((turns_per_unit - mpmath.floor(turns_per_unit)) * 2**96))
+    return scaled >> 32, scaled & 0xFFFFFFFF
+
+
+def _turns(whole, high, low):
+    """whole * frequency modulo 1 in [-1/2, 1/2), for uint64 arrays that broadcast; whole < 2^32. Off by 1e-16 at most."""
+    fraction = whole * high + ((whole * low) >> np.uint64(32))  # wraps modulo 2^64, which is modulo one turn
+    return fraction.view(np.int64) * 2.0**-64
+
+
+@lru_cache(maxsize=1)
+def _log_frequencies(size):
+    """log n / 2 pi for n = 1 ... size as fixed point: two uint64 arrays (high, low)."""
+    with mpmath.workdps(45):
+        pairs = [_to_fixed_point(mpmath.log(n) / (2 * mpmath.pi)) for n in range(1, size + 1)]
+    return tuple(np.array(part, dtype=np.uint64) for part in zip(*pairs, strict=True))
+
+
+def _log_turns(whole, terms):
+    """whole * log n / 2 pi modulo 1 for n = 1 ... terms: float64 (len(whole), terms)."""
+    high, low = _log_frequencies(1 << (terms - 1).bit_length())
+    return _turns(whole[:, None].astype(np.uint64), high[:terms], low[:terms])
+
+
+@lru_cache(maxsize=64)
+def _theta_frequency(reference):
+    """log(reference / 2 pi e) / 4 pi, the main frequency of theta about a whole number: float and fixed point."""
+    with mpmath.workdps(45):
+        frequency = mpmath.log(reference / (2 * mpmath.pi * mpmath.e)) / (4 * mpmath.pi)
+        return float(frequency), *(np.uint64(part) for part in _to_fixed_point(frequency))
+
+
+def _theta_turns(whole, offset):
+    """theta(whole + offset) / 2 pi up to whole turns, for int64 and float64 arrays of one length, whole >= 100.
+
+    About a whole number r, t/2 log(t / 2 pi e) = t/2 log(r / 2 pi e) + t/2 log(1 + (t - r) / r): the first part has one
+    frequency, exact on whole numbers, and the second stays below |t - r|, so its rounding error is below 1e-12.
+    """
+    turns = np.empty(len(whole))
+    block = whole >> 12
+    for b in np.unique(block):
+        here = block == b
+        reference = (int(b) << 12) + 2048
+        frequency, high, low = _theta_frequency(reference)
+        t = whole[here] + offset[here]
+        rest = t / 2 * np.log1p(((whole[here] - reference) + offset[here]) / reference) - np.pi / 8 + _theta_tail(t)
+        turns[here] = _turns(whole[here].astype(np.uint64), high, low) + frequency * offset[here] + rest / (2 * np.pi)
+    return turns
+
+
+# The remainder of the Riemann-Siegel formula
+
+
+@lru_cache(maxsize=1)
+def _remainder_series():
+    """C_0 ... C_4 as power series in y = p - 1/2: float64 (powers, 5).
+
+    C_0(p) = Psi(p) = cos 2 pi (p^2 - p - 1/16) / cos 2 pi p = -cos(2 pi y^2 - 5 pi / 8) / cos 2 pi y, an entire and even
+    function of y; the others are combinations of its derivatives (Edwards 7.4; Gabcke 1979).
+    """
+    terms = 80
+    with mpmath.workdps(60):
+        pi, psi = mpmath.pi, [mpmath.mpf(0)] * terms
+        shift = 5 * pi / 8
+        # cos(x - shift) = cos shift cos x + sin shift sin x at x = 2 pi y^2, term by term
+        above = [(mpmath.cos(shift) if k % 2 == 0 else mpmath.sin(shift)) * (-1) ** (k // 2) * (2 * pi) ** k
+                 / mpmath.factorial(k) for k in range(terms // 2)]
+        below = [(-1) ** k * (2 * pi) ** (2 * k) / mpmath.factorial(2 * k) for k in range(terms // 2)]
+        for k in range(terms // 2):
+            psi[2 * k] = -above[k] - sum(below[j] * psi[2 * (k - j)] for j in range(1, k + 1))
+
+        def derivative(order):
+            return [psi[k] * mpmath.ff(k, order) for k in range(order, terms)] + [mpmath.mpf(0)] * order
+
+        combinations = (
+            {0: mpmath.mpf(1)},
+            {3: -1 / (96 * pi**2)},
+            {6: 1 / (18432 * pi**4), 2: 1 / (64 * pi**2)},
+            {9: -1 / (5308416 * pi**6), 5: -1 / (3840 * pi**4), 1: -1 / (64 * pi**2)},
+            {12: 1 / (2038431744 * pi**8), 8: 11 / (5898240 * pi**6), 4: 19 / (24576 * pi**4), 0: 1 / (128 * pi**2)},
+        )
+        columns = [[sum(terms) for terms in zip(*([factor * c for c in derivative(order)]
+                    for order, factor in combination.items()), strict=True)] for combination in combinations]
+    return np.array([[float(c) for c in column] for column in columns]).T
+
+
+def _remainder(t, m):
+    """What the main sum with m terms leaves of Z(t), for arrays that broadcast.
+
+    m need not be the integer part of sqrt(t / 2 pi): near the ends of its range the expansion holds for p a little outside
+    [0, 1] too.
+    """
+    tau = np.sqrt(t / (2 * np.pi))
+    c = np.polynomial.polynomial.polyval(tau - m - 0.5, _remainder_series())  # (5, ...)
+    total = np.polynomial.polynomial.polyval(1 / tau, c, tensor=False)
+    return np.where(m % 2 == 1, 1.0, -1.0) * total / np.sqrt(tau)
+
+
+# Z at any heights
+
+
+def _Z_euler_maclaurin(t):
+    """Z for a float64 array of 5 <= t <= RIEMANN_SIEGEL_START.
+
+    zeta(s) = sum_{n < N} n^-s + N^(1-s) / (s - 1) + N^-s / 2 + sum_k B_2k / (2k)! s (s+1) ... (s+2k-2) N^(1-s-2k)
+    (Edwards 6.4) with 20 Bernoulli terms; N = t/2 + 20 makes each a tenth of the one before, the last below 1e-17.
+    """
+    N = int(t.max() / 2) + 20
+    s = 0.5 + 1j * t
+    main = np.exp(-1j * t[:, None] * np.log(np.arange(1, N))) @ (np.arange(1, N) ** -0.5)
+    tail = N / (s - 1) + 0.5
+    term = s / N
+    for k, bernoulli in enumerate(_BERNOULLI, 1):
+        tail += bernoulli / float(mpmath.factorial(2 * k)) * term
+        term = term * (s + 2 * k - 1) * (s + 2 * k) / N**2
+    return (np.exp(1j * theta(t)) * (main + tail * N**-s)).real
+
+
+def _Z_riemann_siegel(whole, offset):
+    """Z(whole + offset) for int64 and float64 arrays of one length, every height at or above RIEMANN_SIEGEL_START."""
+    t = whole + offset
+    m = np.sqrt(t / (2 * np.pi)).astype(np.int64)
+    n = np.arange(1, m.max() + 1)
+    turns = _theta_turns(whole, offset)[:, None] - _log_turns(whole, len(n))
+    phases = 2 * np.pi * turns - offset[:, None] * np.log(n)
+    main = np.where(n <= m[:, None], np.cos(phases), 0.0) @ (2 * n**-0.5)
+    return main + _remainder(t, m)
+
+
+def Z(t, offset=0.0):
+    """Z(t + offset), float64, for arrays with t + offset >= 5 that broadcast.
+
+    A zero's distance from a float64 t may be smaller than the spacing of float64 there, hence the offset. Against
+    mpmath.siegelz: error_bound(t) and better.
+    """
+    t, offset = np.broadcast_arrays(np.asarray(t, dtype=np.float64), offset)
+    shape = t.shape
+    whole = np.floor(t).ravel()
+    offset = (t.ravel() - whole) + offset.ravel()
+    values = np.empty(whole.shape)
+    low = np.flatnonzero(whole + offset < RIEMANN_SIEGEL_START)
+    high = np.flatnonzero(whole + offset >= RIEMANN_SIEGEL_START)
+    for part in _slices(low, RIEMANN_SIEGEL_START):
+        values[part] = _Z_euler_maclaurin(whole[part] + offset[part])
+    for part in _slices(high, np.sqrt(whole.max(initial=1.0))):
+        values[part] = _Z_riemann_siegel(whole[part].astype(np.int64), offset[part])
+    return values.reshape(shape)
+
+
+def _slices(indexes, terms):
+    """indexes cut into parts whose main sums fit into memory together."""
+    size = max(1, int(_POINTS_AT_ONCE // terms))
+    return (indexes[k:k + size] for k in range(0, len(indexes), size))
+
+
+def error_bound(t):
+    """A bound on |error| of Z at t.
+
+    Twice Gabcke's 0.017 t^(-11/4) for the truncation (valid for t >= 200, 0 below RIEMANN_SIEGEL_START where it does not
+    apply), and for float64 a relative 1e-12 (phases, _theta_turns) of 4 m^(1/2), the sum of the terms' sizes.
+    """
+    t = np.asarray(t, dtype=np.float64)
+    truncation = np.where(t < RIEMANN_SIEGEL_START, 0.0, 0.034 * np.maximum(t, 200.0) ** -2.75)
+    return truncation + 4e-12 * np.maximum(t, 5.0) ** 0.25
+
+
+# Z on uniform grids
+
+
+@lru_cache(maxsize=2)
+def _grid_row(height, points, terms):
+    """What a grid's rows have in common, for offsets v about a row's centre (a whole number).
+
+    Returns v (points,), the waves n^(-1/2) exp(-i v log n) as (terms, points), Chebyshev nodes within the row, and the
+    matrix (nodes, points) that interpolates from them.
+    """
+    v = (np.arange(points) + 0.5) * (height / points) - height / 2
+    n = np.arange(1, terms + 1)
+    waves = np.exp(-1j * np.log(n)[:, None] * v) * (n**-0.5)[:, None]
+    nodes = np.cos(np.pi * (np.arange(10) + 0.5) / 10)
+    chebyshev = np.polynomial.chebyshev.chebvander
+    return v, waves, nodes * height / 2, np.linalg.solve(chebyshev(nodes, 9).T, chebyshev(v * 2 / height, 9).T)
+
+
+def Z_grid(low, high, oversampling):
+    """Z on a uniform grid over at least [low, high], low >= 8: (start, step, values).
+
+    Point j lies at start + (j + 1/2) step; start is a whole number. There are at least `oversampling` points to the
+    shortest mean distance of zeros in the range, pi / theta'(high). Many zeros to a call pay: the main sum is a product of
+    matrices, rows (centres, a whole number each, n) times waves (n, offsets from the centre).
+    """
+    # A row uses the main sum of its centre's m, so it must be short against the height over which m is constant, 4 pi m.
+    smallest_m = int(np.sqrt(max(low, RIEMANN_SIEGEL_START) / (2 * np.pi)))
+    height = min(64, 1 << (smallest_m.bit_length() - 1))
+    points = int(np.ceil(oversampling * height * np.log(high / (2 * np.pi)) / (2 * np.pi) / 32)) * 32
+    start = int(low // height) * height
+    centres = np.arange(start + height // 2, int(high) + height, height, dtype=np.int64)
+    step = height / points
+    values = np.empty((len(centres), points))
+    below = int(np.searchsorted(centres, RIEMANN_SIEGEL_START + height))
+    if below:
+        v = _grid_row(height, points, 1)[0]
+        values[:below] = Z(centres[:below, None] + v)
+    if below < len(centres):
+        values[below:] = _Z_rows(centres[below:], height, points)
+    return start, step, values.ravel()
+
+
+def _Z_rows(centres, height, points):
+    """Z on rows of `points` points over `height` about whole numbers `centres`: float64 (rows, points)."""
+    m = np.sqrt(centres / (2 * np.pi)).astype(np.int64)
+    v, waves, nodes, interpolation = _grid_row(height, points, -(-int(m[-1]) // 64) * 64)
+    turns = _log_turns(centres, int(m[-1])) * (-2 * np.pi)
+    rows = np.empty(turns.shape, dtype=np.complex128)
+    rows.real, rows.imag = np.cos(turns), np.sin(turns)
+    rows[np.arange(1, m[-1] + 1) > m[:, None]] = 0
+    sums = rows @ waves[:m[-1]]
+    phases = _theta_expansion(centres) @ v ** np.arange(7)[:, None]
+    remainder = _remainder(centres[:, None] + nodes, m[:, None]) @ interpolation
+    return 2 * (sums.real * np.cos(phases) - sums.imag * np.sin(phases)) + remainder
+
+
+def _theta_expansion(centres):
+    """Coefficients of theta(centre + v), up to whole turns, in powers of v up to 6: float64 (rows, 7).
+
+    Those of t/2 log(t / 2 pi e) + 1 / 48t; the next term of theta changes by less than 1e-13 along a row.
+    """
+    t = centres.astype(np.float64)
+    columns = [2 * np.pi * _theta_turns(centres, np.zeros(len(t))), np.log(t / (2 * np.pi)) / 2 - 1 / (48 * t**2)]
+    columns += [(-1) ** k * (1 / (2 * k * (k - 1)) + 1 / (48 * t**2)) / t ** (k - 1) for k in range(2, 7)]
+    return np.stack(columns, axis=1)
