@@ -1,0 +1,74 @@
+"""Where the zeros of the Riemann zeta function come from: zeros_starting_at_N(N, number_of_zeros).
+
+    >>> for zero in zeros_starting_at_N(10, 3):
+    ...     print(zero)
+    (10, mpf('49.773832477687392'))
+    (11, mpf('52.970321477711732'))
+    (12, mpf('56.446247697071522'))
+
+They are read from David Platt's tables where use_platt_tables has named their folder, and computed otherwise.
+"""
+
+from itertools import chain
+
+import mpmath
+from mpmath.libmp import from_man_exp
+
+import platt_tables
+import zeta_zeros
+
+_platt_folder = None
+
+
+def use_platt_tables(folder):
+    """Read zeros from the tables in `folder` (index.db and *.dat in the LMFDB's format); None or "" computes them."""
+    global _platt_folder
+    _platt_folder = folder or None
+
+
+def zeros_starting_at_N(N, number_of_zeros, dps=None):
+    """Yield (i, mpf) for the number_of_zeros zeros from index N on: the i-th zero is 1/2 + mpf * 1j.
+
+    Indexes are 1-based: zero 1 is 14.1347..., and N = 0 begins there too. A value is within 1e-8 of its zero and its first
+    four decimals are always right; with `dps`, its first dps digits are right (tens of milliseconds for each zero).
+    Computed block by block while it is consumed. mpmath's precision is left alone.
+
+    Raises ValueError at the call for arguments that are not whole numbers or out of range; while consumed, ArithmeticError
+    or platt_tables.TableError, both naming the indexes, where zeros cannot be had for certain.
+    """
+    for name, value in (("N", N), ("number_of_zeros", number_of_zeros), *([] if dps is None else [("dps", dps)])):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise ValueError(f"{name} must be a whole number, not {value!r}")
+    if N < 0 or number_of_zeros < 0:
+        raise ValueError(f"N and number_of_zeros must not be negative: N = {N}, number_of_zeros = {number_of_zeros}")
+    if dps is not None and dps < 1:
+        raise ValueError(f"dps must be at least 1, not {dps}")
+    first, number_of_zeros = max(int(N), 1), int(number_of_zeros)
+    if _platt_folder:
+        fixed_point = platt_tables.zeros(_platt_folder, first, number_of_zeros)
+        pairs = _mpf_pairs(fixed_point, platt_tables.FRACTION_BITS)
+    else:
+        blocks = zeta_zeros.zeros(first, number_of_zeros)
+        fixed_point = chain.from_iterable(enumerate(values.tolist(), index) for index, values in blocks)
+        pairs = _mpf_pairs(fixed_point, zeta_zeros.FRACTION_BITS)
+    return pairs if dps is None else ((i, _polished(zero, int(dps))) for i, zero in pairs)
+
+
+def _mpf_pairs(pairs, fraction_bits):
+    """(i, value) with whole numbers value in units of 2^-fraction_bits as (i, mpf), without rounding."""
+    make_mpf = mpmath.mp.make_mpf
+    return ((i, make_mpf(from_man_exp(value, -fraction_bits))) for i, value in pairs)
+
+
+def _polished(zero, dps):
+    """A zero given to 1e-8, right to dps digits (25 at least, to keep the fourth decimal): secant steps on Z."""
+    dps = max(dps, 25)
+    with mpmath.workdps(dps + 10):
+        enough = zero * mpmath.mpf(10) ** -(dps + 5)
+        a, b = zero, zero + mpmath.mpf(10) ** -8
+        Z_a = mpmath.siegelz(a)
+        while abs(b - a) > enough:
+            Z_b = mpmath.siegelz(b)
+            a, b, Z_a = b, b - Z_b * (b - a) / (Z_b - Z_a), Z_b
+    with mpmath.workdps(dps):
+        return +b
