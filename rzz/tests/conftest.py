@@ -1,0 +1,31 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parent.parent / "src"
+sys.path.insert(0, str(SRC))
+
+SMALL_RUN = {
+    "data": {"K": 2, "N": 20, "interval_size": 300, "first_round": 0, "validation_fraction": 0.1},
+    "model": {"d_model": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1, "index_embedding": "primes", "max_prime": 30},
+    "training": {"epochs": 2, "batch_size": 64, "checkpoint_interval": 5, "log_interval": 4, "validation_interval": 7,
+                 "warmup_steps": 3, "mse_zeros": 5},
+    "tuning": {"zeros": 400, "grid": {"epochs": [1, 2], "learning_rate": [0.0003, 0.01], "num_heads": [1, 3]}},
+    "evaluation": {"runs": 3},
+    "runtime": {"device": "cpu"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run folder whose config.json describes a training of seconds: 10 batches an epoch, rounds 0, 1 and 2."""
+    write_config(tmp_path, SMALL_RUN)
+    return tmp_path
+
+
+def write_config(folder, settings):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder / "config.json"
