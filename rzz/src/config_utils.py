@@ -1,0 +1,372 @@
+"""Load, check, override and write back config.json, the one file of settings that all stages share.
+
+    config = load_config("rzz/config.json", overrides=["data.K=3", "training.learning_rate=0.001"])
+    config.data.K            # 3
+    config.folder            # the run folder: data/, checkpoints/ and logs/ lie in it
+
+The dataclasses below are the schema: names, types and full-scale defaults. A key that config.json leaves out has
+its default; a key that is not here, or of another type, is an error that says what to write instead.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import re
+import shutil
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from file_utils import atomic_write
+
+CONTEXT = 32  # tokens; fixed by the specification
+INDEX_EMBEDDINGS = ("digits", "place", "smooth", "primes")
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "config.json"
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can mend: shown as one line, exit code 2."""
+
+
+@dataclass
+class DataConfig:
+    K: int = 10  # rounds end with interval K
+    N: int = 1000  # test zeros, the first of interval K + 1
+    interval_size: int = 1_000_000  # zeros
+    first_round: int = 1  # 0 begins with the interval of zeros 1, 2, 3, ...
+    validation_fraction: float = 0.01  # of the following interval, drawn once a round
+    platt_tables: str = ""  # folder with index.db and *.dat in the LMFDB format; "" computes the zeros
+
+
+@dataclass
+class ModelConfig:
+    d_model: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    d_k: int | None = None  # query and key dimension of a head; null: d_model / num_heads
+    d_v: int | None = None  # value dimension of a head; null: d_model / num_heads
+    d_ff: int | None = None  # hidden dimension of the feed-forward layers; null: 4 d_model
+    dropout: float = 0.0
+    index_embedding: str = "primes"  # digits | place | smooth | primes
+    max_prime: int = 1000  # index_embedding "primes": phases of the primes up to here
+
+
+@dataclass
+class TrainingConfig:
+    epochs: int = 1  # passes over each interval
+    learning_rate: float = 0.002  # highest, after the warm-up; cosine decay to zero over the whole run
+    warmup_steps: int = 200
+    batch_size: int = 128  # zeros
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0  # largest norm of all gradients together
+    checkpoint_interval: int = 1000  # steps between saves of checkpoints/last.pt
+    log_interval: int = 100  # steps between lines in logs/training.log
+    validation_interval: int = 1000  # steps between looks at the validation sample
+    mse_zeros: int = 100  # zeros of each set that are written out by sampling for the logged MSE
+    seed: int = 1
+
+
+@dataclass
+class TuningConfig:
+    zeros: int = 10_000  # the first ones; their last tenth validates
+    max_memory_gb: float = 8.0  # half of a Mac mini M4, which shares its memory with the system
+    max_training_hours: float = 24.0  # forecast for the full training on the host
+    host_tflops: float = 0.4  # what the host sustains on models this small: a tenth of the M4's 4 TFLOP/s peak
+    host_step_ms: float = 8.0  # fixed cost of an update there
+    grid: dict[str, list] = field(
+        default_factory=lambda: {
+            "epochs": [1, 2, 4, 8, 16],
+            "learning_rate": [0.001, 0.003],
+            "batch_size": [16, 32, 64, 128],
+            "d_model": [64, 128],
+            "num_heads": [4],
+            "num_layers": [2, 4],
+            "d_k": [16, 32],
+            "d_v": [16, 32],
+            "dropout": [0.0, 0.1],
+            "index_embedding": ["primes"],
+        }
+    )
+
+
+@dataclass
+class EvaluationConfig:
+    runs: int = 10
+    top_p: float = 0.9
+    seed: int = 1
+
+
+@dataclass
+class RuntimeConfig:
+    device: str = "auto"  # auto | mps | cuda | xla | cpu
+
+
+@dataclass
+class Config:
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    path: Path = DEFAULT_CONFIG
+
+    @property
+    def folder(self):
+        """The run folder, from which every path of a run is taken."""
+        return self.path.parent
+
+    @property
+    def data_folder(self):
+        return self.folder / "data"
+
+    @property
+    def checkpoint_folder(self):
+        return self.folder / "checkpoints"
+
+    @property
+    def log_folder(self):
+        return self.folder / "logs"
+
+    @property
+    def settings(self):
+        """All settings as nested dictionaries of plain types, as in config.json."""
+        return {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
+
+
+SECTIONS = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "path"}
+GRID_AXES = {  # axis of tuning.grid: the section of config.json that its winner is written to
+    **{name: "model" for name in typing.get_type_hints(ModelConfig)},
+    **{name: "training" for name in ("epochs", "learning_rate", "batch_size", "weight_decay", "warmup_steps")},
+}
+
+
+def stage_parser(description):
+    """The command line that all stages share. `description` is the module's docstring."""
+
+    class OneLineParser(argparse.ArgumentParser):
+        def error(self, message):
+            raise UserError(f"{message}. See {self.prog} --help.")
+
+    parser = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="settings file (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+                        help="change one setting for this command; may be repeated")
+    parser.add_argument("--device", help="auto, mps, cuda, xla or cpu (default: runtime.device of the settings)")
+    return parser
+
+
+def load_config(path=DEFAULT_CONFIG, overrides=(), device=None):
+    """Read and check `path`, apply the "section.key=value" strings of `overrides`, and return a Config.
+
+    Raises UserError for a missing or unreadable file, an unknown or ill-typed key, or a value out of range.
+    """
+    path = Path(path).expanduser().resolve()
+    settings = read_settings(path)
+    for override in overrides:
+        section, key, value = split_override(override)
+        if not isinstance(settings.setdefault(section, {}), dict):
+            raise UserError(f"{path}: {section} must be an object with keys and values.")
+        settings[section][key] = value
+    if device is not None:
+        settings.setdefault("runtime", {})["device"] = device
+    sections = {}
+    for name, values in settings.items():
+        if name not in SECTIONS:
+            raise UserError(f"{path}: unknown section {name!r}{did_you_mean(name, SECTIONS)}.")
+        sections[name] = section_from_values(SECTIONS[name], name, values)
+    config = Config(path=path, **sections)
+    check_config(config)
+    return config
+
+
+def read_settings(path):
+    """Return the nested dictionaries that `path` holds. Raises UserError where it is missing or not JSON."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}); give the settings file with --config PATH.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} must hold a JSON object with the sections {', '.join(SECTIONS)}.")
+    return settings
+
+
+def split_override(text):
+    """Return (section, key, value) of a "section.key=value" string; the value is read as JSON, else as a string."""
+    match = re.fullmatch(r"\s*(\w+)\.(\w+)\s*=(.*)", text, re.DOTALL)
+    if not match:
+        raise UserError(f"--set {text}: write it as section.key=value, for example --set data.K=3.")
+    section, key, value = match.groups()
+    if section not in SECTIONS:
+        raise UserError(f"--set {text}: unknown section {section!r}{did_you_mean(section, SECTIONS)}.")
+    try:
+        return section, key, json.loads(value)
+    except ValueError:
+        return section, key, value
+
+
+def section_from_values(section_type, section, values):
+    """Return a `section_type` filled from the dictionary `values`, every key known and of its declared type."""
+    if not isinstance(values, dict):
+        raise UserError(f"{section} must be an object with keys and values, not {values!r}.")
+    hints = typing.get_type_hints(section_type)
+    checked = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"Unknown setting {section}.{key}{did_you_mean(key, hints)}.")
+        if section == "tuning" and key == "grid":
+            checked[key] = checked_grid(value)
+        else:
+            checked[key] = checked_value(hints[key], f"{section}.{key}", value)
+    return section_type(**checked)
+
+
+def checked_value(hint, name, value):
+    """Return `value` as the type `hint`; an int stands for a float, nothing else is converted."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in kinds and type(value) is int:
+        value = float(value)
+    if type(value) not in kinds:
+        wanted = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        raise UserError(f"{name} must be of type {wanted}, not {json.dumps(value)} ({type(value).__name__}).")
+    return value
+
+
+def checked_grid(grid):
+    """Return tuning.grid with every axis known and every value of the type of the setting that it searches."""
+    if not isinstance(grid, dict):
+        raise UserError(f"tuning.grid must be an object of axes and lists of values, not {json.dumps(grid)}.")
+    checked = {}
+    for axis, values in grid.items():
+        if axis not in GRID_AXES:
+            raise UserError(f"Unknown axis tuning.grid.{axis}{did_you_mean(axis, GRID_AXES)}.")
+        if not isinstance(values, list) or not values:
+            raise UserError(f"tuning.grid.{axis} must be a list with at least one value, not {json.dumps(values)}.")
+        hint = typing.get_type_hints(SECTIONS[GRID_AXES[axis]])[axis]
+        checked[axis] = [checked_value(hint, f"tuning.grid.{axis}", value) for value in values]
+    return checked
+
+
+def check_config(config):
+    """Raise UserError for the first setting that is out of range or does not fit the others."""
+    data, model, training, tuning = config.data, config.model, config.training, config.tuning
+    at_least = {
+        "data.first_round": (data.first_round, 0), "data.N": (data.N, 1), "data.interval_size": (data.interval_size, 10),
+        "training.epochs": (training.epochs, 1), "training.warmup_steps": (training.warmup_steps, 0),
+        "training.batch_size": (training.batch_size, 1), "training.checkpoint_interval": (training.checkpoint_interval, 1),
+        "training.log_interval": (training.log_interval, 1), "training.seed": (training.seed, 0),
+        "training.validation_interval": (training.validation_interval, 1), "training.mse_zeros": (training.mse_zeros, 1),
+        "training.weight_decay": (training.weight_decay, 0), "evaluation.runs": (config.evaluation.runs, 1),
+        "evaluation.seed": (config.evaluation.seed, 0), "tuning.zeros": (tuning.zeros, 100),
+    }  # fmt: skip
+    for name, (value, low) in at_least.items():
+        if not value >= low:
+            raise UserError(f"{name} is {value}, but must be at least {low}.")
+    for name, value in {
+        "training.learning_rate": training.learning_rate, "training.gradient_clip": training.gradient_clip,
+        "tuning.max_memory_gb": tuning.max_memory_gb, "tuning.max_training_hours": tuning.max_training_hours,
+        "tuning.host_tflops": tuning.host_tflops, "tuning.host_step_ms": tuning.host_step_ms,
+    }.items():  # fmt: skip
+        if not 0 < value < float("inf"):
+            raise UserError(f"{name} is {value}, but must be a positive number.")
+    if data.K < data.first_round:
+        raise UserError(f"data.K is {data.K}, but training begins at data.first_round = {data.first_round}: raise K.")
+    if not 0 < data.validation_fraction <= 1:
+        raise UserError(f"data.validation_fraction is {data.validation_fraction}, but must lie in (0, 1].")
+    sample = validation_size(data)
+    if data.N > data.interval_size - sample:
+        raise UserError(
+            f"data.N is {data.N}, but an interval of {data.interval_size} zeros minus the validation sample of {sample} "
+            f"leaves {data.interval_size - sample}: lower N or raise data.interval_size."
+        )
+    if not 0 < config.evaluation.top_p <= 1:
+        raise UserError(f"evaluation.top_p is {config.evaluation.top_p}, but must lie in (0, 1].")
+    check_row_length((data.K + 2) * data.interval_size - 1, "the last zero of interval K + 1")
+    check_model(model)
+    for axis, values in tuning.grid.items():
+        for value in values:
+            section = "model" if GRID_AXES[axis] == "model" else "training"
+            changed = dataclasses.replace(getattr(config, section), **{axis: value})
+            if section == "training" and not (changed.learning_rate > 0 and changed.batch_size > 0 and changed.epochs > 0):
+                raise UserError(f"tuning.grid.{axis} holds {value}, but must hold positive numbers.")
+            if axis in ("index_embedding", "dropout", "max_prime"):
+                check_model(changed)
+
+
+def check_model(model):
+    """Raise UserError where the sizes of a ModelConfig do not fit one another."""
+    for name in ("d_model", "num_layers", "num_heads", "d_k", "d_v", "d_ff"):
+        value = getattr(model, name)
+        if value is not None and value < 1:
+            raise UserError(f"model.{name} is {value}, but must be at least 1.")
+    if (model.d_k is None or model.d_v is None) and model.d_model % model.num_heads:
+        raise UserError(
+            f"model.d_model = {model.d_model} is not divisible by model.num_heads = {model.num_heads}: "
+            "change one of them, or set model.d_k and model.d_v."
+        )
+    if not 0 <= model.dropout < 1:
+        raise UserError(f"model.dropout is {model.dropout}, but must lie in [0, 1).")
+    if model.index_embedding not in INDEX_EMBEDDINGS:
+        raise UserError(f"model.index_embedding is {model.index_embedding!r}, not one of {', '.join(INDEX_EMBEDDINGS)}.")
+    if model.max_prime < 2:
+        raise UserError(f"model.max_prime is {model.max_prime}, but the first prime is 2.")
+
+
+def check_row_length(index, what):
+    """Raise UserError where the row of zero `index` could exceed the context of 32 tokens.
+
+    A value has at most as many digits as its index wherever that matters: it is the smaller of the two from index
+    10,143 on, and the context is full at 12 digits.
+    """
+    digits = len(str(index))
+    if 1 + digits + 1 + digits + len(".0000") + 1 > CONTEXT:
+        raise UserError(f"{what} has index {index}, whose row does not fit {CONTEXT} tokens: lower data.K or data.interval_size.")
+
+
+def validation_size(data):
+    """Number of zeros in a validation sample."""
+    return max(1, round(data.validation_fraction * data.interval_size))
+
+
+def did_you_mean(word, known):
+    """'; did you mean …?' with the nearest known word, else the list of what is known."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+
+
+def write_back(path, changes):
+    """Change settings in the config.json at `path`, keeping the file before as config.previous.json.
+
+    `changes` is a dictionary of sections, each a dictionary of keys and values. The new file is there whole or not
+    at all.
+    """
+    settings = read_settings(path)
+    for section, values in changes.items():
+        settings.setdefault(section, {}).update(values)
+    shutil.copyfile(path, path.with_name(f"{path.stem}.previous{path.suffix}"))
+    with atomic_write(path, "w") as file:
+        file.write(settings_text(settings))
+
+
+def settings_text(settings):
+    """JSON with one setting a line: lists stay on the line of their key."""
+    text = json.dumps(settings, indent=2)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda match: re.sub(r"\s*\n\s*", " ", match[0]), text).replace("[ ", "[").replace(
+        " ]", "]") + "\n"
+
+
+def require_writable(*folders):
+    """Make `folders` where they are missing. Raises UserError where one cannot be written to."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            usable = os.access(folder, os.W_OK)
+        except OSError as error:
+            raise UserError(f"Cannot make the folder {folder} ({error.strerror}); choose another place for config.json.") from error
+        if not usable:
+            raise UserError(f"Cannot write to {folder}; change its permissions or copy config.json to a folder of yours.")
