@@ -1,0 +1,120 @@
+"""Everything that differs between mps, cuda, xla and cpu: choosing one, saying why, seeding, waiting, memory.
+
+    device, reason = choose_device("auto")
+    print(device, reason)
+
+All of the program computes in float32 on the device. Half precision is slower than float32 on Apple's GPUs and
+float64 does not exist there, so what needs more than float32 is prepared on the CPU (index_embedding, metrics_utils).
+"""
+
+import os
+import platform
+
+import torch
+
+from config_utils import UserError
+
+DEVICES = ("auto", "mps", "cuda", "xla", "cpu")
+
+
+def choose_device(name="auto"):
+    """Return (torch.device, why it was chosen) for one of DEVICES.
+
+    "auto" takes CUDA, then a TPU through torch_xla, then Apple's GPU, then the CPU. Raises UserError where a device
+    that was asked for by name is not there.
+    """
+    if name not in DEVICES:
+        raise UserError(f"runtime.device is {name!r}, not one of {', '.join(DEVICES)}.")
+    available = {
+        "cuda": torch.cuda.is_available,
+        "xla": lambda: torch_xla() is not None and (name == "xla" or torch_xla().runtime.device_type() == "TPU"),
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    if name != "auto":
+        if not available[name]():
+            raise UserError(f"The device {name} was asked for but is not there; use --device auto or one of the others.")
+        return make_device(name), "asked for"
+    found = next(kind for kind, is_there in available.items() if is_there())
+    return make_device(found), "no GPU or TPU was found" if found == "cpu" else "the fastest one found"
+
+
+def make_device(kind):
+    return torch_xla().device() if kind == "xla" else torch.device(kind)
+
+
+def torch_xla():
+    """The torch_xla module, or None where it is not installed. Nothing else in the program imports it."""
+    try:
+        import torch_xla
+    except ImportError:
+        return None
+    return torch_xla
+
+
+def describe_device(device):
+    """One line: kind, name, memory or cores, torch version."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        what = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    elif device.type == "mps":
+        what = f"Apple GPU, {torch.mps.recommended_max_memory() / 2**30:.0f} GiB usable"
+    elif device.type == "xla":
+        what = os.environ.get("PJRT_DEVICE", "TPU")
+    else:
+        what = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{device.type} ({what}), torch {torch.__version__}, float32"
+
+
+def seed_device(device, *numbers):
+    """Seed the generators of the CPU and of `device` with a function of `numbers` alone, for example (seed, step).
+
+    Dropout drawn after it is the same in every run, also in one that was resumed, with no generator state to store.
+    """
+    seed = mixed_seed(*numbers)
+    torch.manual_seed(seed)
+    if device.type == "xla":
+        torch_xla().manual_seed(seed)
+
+
+def mixed_seed(*numbers):
+    """Return an integer in [0, 2^63) from integers, so that neighbouring tuples give unrelated ones.
+
+    Each number is added to the state, which then goes through the finaliser of SplitMix64 (Steele, Lea and Flood,
+    "Fast splittable pseudorandom number generators", 2014).
+    """
+    mask = 2**64 - 1
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state >> 1
+
+
+def end_step(device):
+    """End one step of a loop: XLA runs what it has recorded since the last one. The others have run it already."""
+    if device.type == "xla":
+        torch_xla().sync()
+
+
+def synchronize(device):
+    """Wait until the device has done all that it was given; needed before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type == "xla":
+        torch_xla().sync(wait=True)
+
+
+def to_cpu(value):
+    """Return nested dictionaries, lists and tuples with every tensor as a detached copy on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, dict):
+        return {key: to_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_cpu(item) for item in value)
+    return value

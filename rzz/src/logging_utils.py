@@ -1,0 +1,137 @@
+"""What a run leaves behind in logs/ and shows on the terminal.
+
+    logs/rzz.log          everything that any stage says, with file:line, and the traceback of every error
+    logs/training.log     the training loop for a reader
+    logs/training.jsonl   the same for programs, one object a line (tuning.jsonl likewise)
+
+    start_logging(config.log_folder)
+    log.info("device %s", device)
+"""
+
+import json
+import logging
+import signal
+import sys
+from contextlib import contextmanager
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from config_utils import UserError, require_writable
+from file_utils import atomic_write
+
+log = logging.getLogger("rzz")
+training_log = logging.getLogger("rzz.training")
+INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
+
+
+def start_logging(folder):
+    """Send the log to `folder`/rzz.log with file and line, training lines also to training.log, and all to stderr."""
+    require_writable(folder)
+    for logger in (log, training_log):
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+            handler.close()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    add_handler(log, logging.FileHandler(folder / "rzz.log", encoding="utf-8"),
+                "%(asctime)s %(levelname)s %(filename)s:%(lineno)d %(message)s")
+    add_handler(training_log, logging.FileHandler(folder / "training.log", encoding="utf-8"), "%(asctime)s %(message)s")
+    add_handler(log, logging.StreamHandler(sys.stderr), "%(message)s")
+
+
+def add_handler(logger, handler, form):
+    handler.setFormatter(logging.Formatter(form))
+    logger.addHandler(handler)
+
+
+def run_script(main):
+    """Run a stage's main() and leave with the exit code that its outcome deserves.
+
+    0 on success, 2 with one line for a UserError, 130 on Ctrl-C. Any other exception is a bug: its traceback goes
+    to logs/rzz.log and to standard error, exit code 1.
+    """
+    try:
+        with logging_redirect_tqdm(loggers=[log]):
+            code = main() or 0
+    except UserError as error:
+        if log.handlers:
+            log.error("%s", error)
+        else:
+            print(error, file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        code = INTERRUPTED
+    except Exception:
+        if log.handlers:
+            log.exception("This is a bug in rzz, or something that it should have foreseen:")
+            code = 1
+        else:
+            raise
+    sys.exit(code)
+
+
+def progress_bar(total, description, unit, initial=0):
+    """A tqdm bar on standard error with rate and time left; nothing where standard error is not a terminal.
+
+    The lines of the log stand in its place there, so that a log file does not fill with half-drawn bars.
+    """
+    return tqdm(total=total, desc=description, unit=unit, unit_scale=total > 10_000, initial=initial, disable=None,
+                dynamic_ncols=True, leave=False)
+
+
+def write_json_line(path, values):
+    """Append `values` as one line of JSON to `path`."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def write_json_lines(path, objects):
+    """Replace `path` by a file of `objects`, one line of JSON each."""
+    with atomic_write(path, "w") as file:
+        file.writelines(json.dumps(values) + "\n" for values in objects)
+
+
+def read_json_lines(path):
+    """Return the objects of a file of JSON lines; none where there is no file. A last line cut short is left out."""
+    if not path.exists():
+        return []
+    objects = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            objects.append(json.loads(line))
+        except ValueError:
+            log.warning("%s: a line that is not JSON was left out: %.60s", path.name, line)
+    return objects
+
+
+@contextmanager
+def stop_requests():
+    """Within the block, Ctrl-C and SIGTERM only leave their number in the list that is yielded.
+
+    The loop looks at it once a step and ends where it is safe. A second Ctrl-C interrupts at once.
+    """
+    received = []
+
+    def note(number, frame):
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def duration(seconds):
+    """'45 s', '12 min 3 s' or '5 h 20 min'."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
