@@ -1,0 +1,201 @@
+"""The decoder-only transformer, from basic building blocks, and its token-by-token generation.
+
+    config = TransformerConfig(d_model=128, num_layers=4, num_heads=4, d_k=32, d_v=32, d_ff=512)
+    model = Transformer(config, position_embedding)
+    logits = model(tokens, features)            # (B, T) -> (B, T, 16)
+
+What a token's place in the row means is not decided here: `position_embedding` is a module that turns `features` into
+vectors of size d_model, which are added to the token embeddings (index_embedding.py has the four kinds).
+
+Pre-norm blocks as in Xiong et al., "On layer normalization in the transformer architecture" (2020); attention as in
+Vaswani et al., "Attention is all you need" (2017), masked explicitly and in float32: the fused kernels have given wrong
+results on Apple's GPUs, and at 32 tokens they are no faster.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the model. d_k and d_v are the dimensions of one head's keys and values."""
+
+    d_model: int
+    num_layers: int
+    num_heads: int
+    d_k: int
+    d_v: int
+    d_ff: int
+    dropout: float = 0.0
+    vocabulary_size: int = 16
+    context: int = 32
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention in which a position sees itself and what stands before it."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.num_heads, self.d_k, self.d_v = config.num_heads, config.d_k, config.d_v
+        self.query_key_value = nn.Linear(config.d_model, config.num_heads * (2 * config.d_k + config.d_v))
+        self.output = nn.Linear(config.num_heads * config.d_v, config.d_model)
+        self.attention_dropout = nn.Dropout(config.dropout)
+        later = torch.ones(config.context, config.context, dtype=torch.bool).triu(diagonal=1)
+        self.register_buffer("later", later, persistent=False)
+
+    def forward(self, x, cache=None, start=0):
+        """x: (B, T, d_model), standing at positions start … start + T - 1. Returns the same shape.
+
+        cache: None, or this layer's (keys, values) of shapes (B, H, context, d_k) and (B, H, context, d_v), which hold
+        what came before `start` and take in what is new.
+        """
+        B, T, _ = x.shape
+        sizes = [self.num_heads * self.d_k, self.num_heads * self.d_k, self.num_heads * self.d_v]
+        query, key, value = self.query_key_value(x).split(sizes, dim=-1)
+        query = query.view(B, T, self.num_heads, self.d_k).transpose(1, 2)  # (B, H, T, d_k)
+        key = key.view(B, T, self.num_heads, self.d_k).transpose(1, 2)
+        value = value.view(B, T, self.num_heads, self.d_v).transpose(1, 2)
+        if cache is not None:
+            keys, values = cache
+            keys[:, :, start : start + T], values[:, :, start : start + T] = key, value
+            key, value = keys[:, :, : start + T], values[:, :, : start + T]
+        scores = (query @ key.transpose(-2, -1)) * self.d_k**-0.5  # (B, H, T, start + T)
+        scores = scores.masked_fill(self.later[start : start + T, : start + T], float("-inf"))
+        mixed = self.attention_dropout(scores.softmax(dim=-1)) @ value  # (B, H, T, d_v)
+        return self.output(mixed.transpose(1, 2).reshape(B, T, self.num_heads * self.d_v))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.hidden = nn.Linear(config.d_model, config.d_ff)
+        self.output = nn.Linear(config.d_ff, config.d_model)
+
+    def forward(self, x):
+        return self.output(F.gelu(self.hidden(x)))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each normalised before and added to what went in."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.d_model)
+        self.attention = CausalSelfAttention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.d_model)
+        self.feed_forward = FeedForward(config)
+        self.residual_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, cache=None, start=0):
+        x = x + self.residual_dropout(self.attention(self.attention_norm(x), cache, start))
+        return x + self.residual_dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class Transformer(nn.Module):
+    """Decoder-only transformer over a small vocabulary.
+
+    position_embedding: a module with
+        forward(features) -> (B, T, d_model) tensor, and
+        features(tokens, indexes, start=0) -> CPU tensors for the columns from `start` of uint8 tokens (B, T), given
+        the int64 indexes (B,) of the rows.
+    """
+
+    def __init__(self, config, position_embedding):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocabulary_size, config.d_model)
+        self.position_embedding = position_embedding
+        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_norm = nn.LayerNorm(config.d_model)
+        self.head = nn.Linear(config.d_model, config.vocabulary_size)
+        self.apply(self.initialise)
+        for block in self.blocks:  # the sum of 2 · num_layers residuals shall start with the variance of one (GPT-2)
+            for last in (block.attention.output, block.feed_forward.output):
+                nn.init.normal_(last.weight, std=0.02 * (2 * config.num_layers) ** -0.5)
+
+    @staticmethod
+    def initialise(module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def forward(self, tokens, features, cache=None, start=0):
+        """Return the logits (B, T, vocabulary_size) of the token after each of `tokens` (B, T), int64.
+
+        features: what position_embedding.features gave for these columns, on the model's device. cache, start: see
+        new_cache and CausalSelfAttention; without a cache the columns are 0 … T - 1.
+        """
+        x = self.embedding_dropout(self.token_embedding(tokens) + self.position_embedding(features))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, None if cache is None else cache[layer], start)
+        return self.head(self.final_norm(x))
+
+    def new_cache(self, batch_size):
+        """Return empty keys and values of every layer for `batch_size` rows, on the model's device."""
+        shape = (batch_size, self.config.num_heads, self.config.context)
+        zeros = self.head.weight.new_zeros
+        return [(zeros(*shape, self.config.d_k), zeros(*shape, self.config.d_v)) for _ in self.blocks]
+
+
+def nucleus_sample(logits, p, uniform):
+    """Draw one token a row by nucleus sampling (Holtzman et al., "The curious case of neural text degeneration", 2020).
+
+    The nucleus is the smallest set of most probable tokens whose probabilities reach `p`; the draw is made from it in
+    proportion. p = 0 is greedy: the nucleus is the most probable token.
+
+    logits: (B, V) on the CPU, where sampling is exact on every machine. uniform: (B,) random numbers in [0, 1), which
+    decide the draw. Returns int64 (B,).
+    """
+    probability, token = logits.double().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    cumulated = probability.cumsum(dim=-1)
+    outside = cumulated - probability >= p
+    outside[:, 0] = False
+    cumulated = probability.masked_fill(outside, 0.0).cumsum(dim=-1)
+    drawn = (cumulated <= uniform.double()[:, None] * cumulated[:, -1:]).sum(dim=-1)
+    last_inside = (~outside).sum(dim=-1) - 1  # rounding must not draw a token outside of the nucleus
+    return token.gather(1, torch.minimum(drawn, last_inside)[:, None])[:, 0]
+
+
+@torch.no_grad()
+def generate(model, prompts, indexes, uniforms, p, end_token):
+    """Write on after `prompts` until every row has `end_token` or the context is full.
+
+    prompts: uint8 (n, P) on the CPU, one per zero. indexes: int64 (n,). uniforms: (n, runs, context) random numbers in
+    [0, 1) on the CPU; run r of zero k draws column c with uniforms[k, r, c]. Returns the rows, uint8
+    (n, runs, context) on the CPU; what stands after a row's end_token is undefined.
+
+    The prompt is read once per zero and its keys and values are shared by the runs; after that each step computes one
+    column. Sampling happens on the CPU: Apple's device-side sampling has returned tokens of probability zero.
+    """
+    model.eval()
+    device = model.head.weight.device
+    n, length = prompts.shape
+    runs, context = uniforms.shape[1], model.config.context
+    rows = torch.zeros(n * runs, context, dtype=torch.uint8)
+    rows[:, :length] = prompts.repeat_interleave(runs, dim=0)
+    row_indexes = indexes.repeat_interleave(runs)
+    row_uniforms = uniforms.reshape(n * runs, -1)
+    finished = torch.zeros(n * runs, dtype=torch.bool)
+
+    cache = model.new_cache(n)
+    features = on_device(model.position_embedding.features(prompts, indexes), device)
+    logits = model(prompts.to(device).long(), features, cache)[:, -1].repeat_interleave(runs, dim=0)
+    cache = [tuple(part.repeat_interleave(runs, dim=0) for part in layer) for layer in cache]
+    for column in range(length, context):
+        rows[:, column] = nucleus_sample(logits.cpu(), p, row_uniforms[:, column]).to(torch.uint8)
+        finished |= rows[:, column] == end_token
+        if column == context - 1 or bool(finished.all()):
+            break
+        features = model.position_embedding.features(rows[:, : column + 1], row_indexes, start=column)
+        logits = model(rows[:, column : column + 1].to(device).long(), on_device(features, device), cache, column)[:, -1]
+    return rows.view(n, runs, context)
+
+
+def on_device(features, device):
+    """Return the named tuple of tensors `features` with every tensor on `device`."""
+    return type(features)(*(part if part is None else part.to(device) for part in features))

@@ -1,0 +1,88 @@
+"""What the model is told about the index is the formula it claims to be, computed here digit by digit with mpmath."""
+
+import mpmath
+import numpy as np
+import pytest
+
+from data_utils import encode, row_text
+from index_embedding import (
+    LOWEST,
+    NEXT_IS_END,
+    NEXT_IS_POINT,
+    NOTHING_LEFT,
+    left_to_write,
+    position_from_colon,
+    prime_phases,
+    primes_up_to,
+)
+
+
+def tokens_of(*texts):
+    width = max(map(len, texts))
+    return np.array([encode(text.ljust(width, "p")) for text in texts], np.uint8)
+
+
+def codes(text, smooth):
+    code, remainder = left_to_write(tokens_of(text), np.array([smooth]))
+    return code[0].tolist(), remainder[0]
+
+
+def test_places_count_back_from_the_colon_for_the_index_and_forward_for_the_value():
+    positions = position_from_colon(tokens_of("b10:49.7738e", "b345:1.0000e"))
+    assert positions[0].tolist() == [29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40]
+    assert positions[1].tolist()[:5] == [28, 29, 30, 31, 32]
+
+
+def test_what_is_left_is_the_next_digit_of_the_smooth_count_while_the_value_follows_it():
+    code, remainder = codes("b10:49.7738e", 49.773851)
+    nothing = [NOTHING_LEFT] * 3
+    assert code[:3] == nothing
+    assert [c + LOWEST for c in code[3:5]] == [4, 9]
+    assert code[5] == NEXT_IS_POINT
+    assert [c + LOWEST for c in code[6:10]] == [7, 7, 3, 8]
+    assert code[10] == NEXT_IS_END
+    assert remainder[3, 0] == pytest.approx(0.9773851, abs=1e-6)
+    assert remainder[9, 0] == pytest.approx(0.51, abs=1e-6)
+
+
+@pytest.mark.parametrize("text, expected", [
+    # 33190.0 by the formula; the model wrote 3318 and must go on with 9 and a carry: 9.97 -> 10 tenths left of 33189.
+    ("b99:33189.", 10),
+    ("b99:33190.", 0),
+    ("b99:33191.", -2),
+])  # fmt: skip
+def test_a_carry_shows_as_a_digit_beyond_nine_or_below_zero(text, expected):
+    code, _ = codes(text, 33190.0512)
+    assert code[-1] + LOWEST == expected
+
+
+def test_remainder_is_in_mean_spacings_of_the_zeros():
+    smooth = 33190.25
+    _, remainder = codes("b99:33189.", smooth)
+    spacing = 2 * mpmath.pi / mpmath.log(smooth / (2 * mpmath.pi))
+    assert remainder[-1, 1] * 8 == pytest.approx(float(1.25 / spacing), rel=1e-5)
+
+
+def test_a_point_that_comes_earlier_or_later_than_the_formula_has_it_sets_the_true_places():
+    for text, smooth, left in (("b9:1000.", 999.98, -0.02), ("b9:999.", 1000.03, 1.03)):
+        code, remainder = codes(text, smooth)
+        assert code[-1] + LOWEST == max(-2, int(np.floor(left * 10)))
+        spacing = 2 * np.pi / np.log(smooth / (2 * np.pi))
+        assert remainder[-1, 1] * 8 == pytest.approx(left / spacing, rel=1e-3)
+
+
+def test_columns_from_start_are_the_last_columns_of_all():
+    tokens = tokens_of(row_text(10, 497738), row_text(1234, 16543210))
+    smooth = np.array([50.2, 1655.0])
+    for start in (1, 7, 20):
+        for whole, part in zip(left_to_write(tokens, smooth), left_to_write(tokens, smooth, start), strict=True):
+            assert (whole[:, start:] == part).all()
+
+
+def test_prime_phases_keep_their_digits_at_great_height():
+    height, primes = 5453351.123456, primes_up_to(1000)
+    assert len(primes) == 168 and primes[-1] == 997
+    with mpmath.workdps(30):
+        exact = [mpmath.frac(mpmath.mpf(height) * mpmath.log(int(p)) / (2 * mpmath.pi)) for p in primes]
+    found = prime_phases(np.array([height]), primes)[0]
+    assert np.abs(found - np.array(exact, float)).max() < 1e-7
