@@ -1,0 +1,153 @@
+"""Checkpoints: one file of plain types and CPU tensors that every device can read, checked when it is read.
+
+    checkpoint = make_checkpoint(model, optimizer, progress, config, device)
+    save_checkpoint(checkpoint, config.checkpoint_folder / "last.pt")
+    checkpoint, path = latest_checkpoint(config.checkpoint_folder)
+
+A file is what torch.load(path, map_location="cpu", weights_only=True) gives back, a dictionary of
+
+    model       state_dict of the Transformer
+    optimizer   state of AdamW, per parameter number
+    progress    round, epoch, row, step, seconds trained, running averages of the log
+    config      all settings, as in config.json
+    meta        format, torch version, device, parameter count, when it was saved
+    checksum    SHA-256 of all of the above, since torch.load does not notice a flipped bit
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import logging
+import os
+
+import torch
+
+from config_utils import UserError
+from device_utils import to_cpu
+from file_utils import atomic_write, sync_folder
+
+log = logging.getLogger("rzz")
+
+FORMAT = 1
+LAST, PREVIOUS = "last.pt", "last.prev.pt"
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a training stands, to the data point; all that is needed to go on besides weights and optimizer."""
+
+    round: int
+    epoch: int = 0  # of this round, from 0
+    row: int = 0  # zeros of this epoch that have been trained on
+    step: int = 0  # optimizer updates in the whole run
+    seconds: float = 0.0  # spent in training, over all sessions
+    loss_sum: float = 0.0  # of the steps since the last line of the log
+    loss_steps: int = 0
+    best_validation: float | None = None  # lowest validation loss of this round, nats per token
+
+
+def make_checkpoint(model, optimizer, progress, config, device):
+    """Return the dictionary of plain types and CPU tensors described above."""
+    checkpoint = {
+        "model": to_cpu(model.state_dict()),
+        "optimizer": to_cpu(optimizer.state_dict()["state"]),
+        "progress": dataclasses.asdict(progress),
+        "config": config.settings,
+        "meta": {
+            "format": FORMAT,
+            "torch": str(torch.__version__),
+            "device": device.type,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        },
+    }
+    return {**checkpoint, "checksum": checksum(checkpoint)}
+
+
+def save_checkpoint(checkpoint, path):
+    """Write `checkpoint` to `path`; a last.pt that stood there is kept as last.prev.pt.
+
+    At any moment there is a whole checkpoint under one of the two names. Raises OSError where the disk is full or the
+    folder cannot be written; the older files are then as they were.
+    """
+    written = path.with_name(f"{path.name}.new")
+    with atomic_write(written) as file:
+        torch.save(checkpoint, file)
+    if path.name == LAST and path.exists():
+        os.replace(path, path.with_name(PREVIOUS))
+    os.replace(written, path)
+    sync_folder(path.parent)
+
+
+def restore(checkpoint, model, optimizer):
+    """Put the weights and the optimizer's state of a checkpoint into `model` and `optimizer`, on their device."""
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict({"state": checkpoint["optimizer"], "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def load_checkpoint(path):
+    """Return the checkpoint in `path` with all tensors on the CPU.
+
+    Raises UserError, naming the file, where it is missing, damaged, of another program, or of a newer format.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"There is no checkpoint {path}; train first: python rzz/src/train.py") from None
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}); use another one.") from error
+    if not isinstance(checkpoint, dict) or not {"model", "progress", "config", "meta"} <= checkpoint.keys():
+        raise UserError(f"{path} is not a checkpoint of rzz; use another one.")
+    if checkpoint["meta"]["format"] > FORMAT:
+        raise UserError(f"{path} has format {checkpoint['meta']['format']}, newer than {FORMAT}: update rzz.")
+    if checkpoint.get("checksum") != checksum({key: part for key, part in checkpoint.items() if key != "checksum"}):
+        raise UserError(f"{path} is damaged: its checksum does not match.")
+    return checkpoint
+
+
+def latest_checkpoint(folder):
+    """Return (checkpoint, path) of the newest good file in `folder`, or (None, None) where there is no checkpoint.
+
+    last.pt first, then last.prev.pt, then the rounds from the latest down. A damaged one is named in a warning and the
+    next is tried; raises UserError where none of them is good.
+    """
+    candidates = checkpoint_files(folder)
+    for path in candidates:
+        try:
+            return load_checkpoint(path), path
+        except UserError as error:
+            if len(candidates) == 1:
+                raise
+            log.warning("%s Trying an older one.", error)
+    if candidates:
+        raise UserError(f"None of the {len(candidates)} checkpoints in {folder} can be read; start anew with train.py --fresh.")
+    return None, None
+
+
+def checkpoint_files(folder):
+    """Return the checkpoint files in `folder`, the one to prefer first."""
+    rounds = [path for path in folder.glob("round_*.pt") if path.stem.removeprefix("round_").isdigit()]
+    rounds.sort(key=lambda path: int(path.stem.removeprefix("round_")), reverse=True)
+    return [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()] + rounds
+
+
+def checksum(value):
+    """Return the SHA-256 of nested dictionaries, lists, plain values and tensors, as a hexadecimal string."""
+    digest = hashlib.sha256()
+    add_to_digest(digest, value)
+    return digest.hexdigest()
+
+
+def add_to_digest(digest, value):
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        for key in value:  # in order: state_dict and JSON keep theirs
+            digest.update(f"{key!r}:".encode())
+            add_to_digest(digest, value[key])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            add_to_digest(digest, item)
+    else:
+        digest.update(f"{value!r};".encode())

@@ -1,0 +1,108 @@
+"""From generated text to numbers: parsing, sampled predictions, errors, and the baselines beside them.
+
+    predictions = sampled_predictions(model, dataset, runs=10, top_p=0.9, seed=1)      # (N, 10), NaN where unreadable
+    scores(predictions, dataset)["mse"]
+
+All arithmetic is float64 on the CPU.
+"""
+
+import re
+
+import numpy as np
+import torch
+
+from data_utils import END, UNIT, decode, encode_prompts, mean_spacing
+from device_utils import mixed_seed
+from riemann_siegel import smooth_zeros
+from transformer import generate
+
+GENERATION_BATCH = 1024  # zeros × runs written at a time; bounds the memory of keys and values
+NUMBER = re.compile(r"b\d+:(\d+(?:\.\d+)?)e")
+
+
+def parse_value(text):
+    """Return the number in 'b<i>:<number>e…' as a float, or None where there is no number or it does not end in 'e'."""
+    match = NUMBER.match(text)
+    return float(match[1]) if match else None
+
+
+def sampled_texts(model, indexes, runs, top_p, seed):
+    """Return for each of `indexes` a list of `runs` texts that the model writes after 'b<i>:', cut after the first 'e'.
+
+    Nucleus sampling with `top_p`; 0 is greedy. What run r of the k-th index draws depends on seed, k and r alone.
+    """
+    generator = torch.Generator().manual_seed(mixed_seed(seed))
+    context = model.config.context
+    uniforms = torch.rand(len(indexes), runs, context, generator=generator)
+    texts = [None] * len(indexes)
+    for positions, prompts in encode_prompts(indexes):
+        for part in np.array_split(np.arange(len(positions)), -(-len(positions) * runs // GENERATION_BATCH)):
+            chosen = positions[part]
+            rows = generate(model, torch.from_numpy(prompts[part]), torch.from_numpy(np.asarray(indexes)[chosen]),
+                            uniforms[chosen], top_p, END)
+            for position, row_runs in zip(chosen, rows.tolist(), strict=True):
+                texts[position] = [up_to_end(row) for row in row_runs]
+    return texts
+
+
+def up_to_end(row):
+    """Return the text of a row of token ids up to its first 'e', or all of it where there is none."""
+    return decode(row[: row.index(END) + 1] if END in row else row)
+
+
+def sampled_predictions(model, dataset, runs, top_p, seed):
+    """Return what the model writes for each zero as float64 (zeros, runs), NaN where it is not a number."""
+    texts = sampled_texts(model, dataset.indexes, runs, top_p, seed)
+    values = [[parse_value(text) for text in row] for row in texts]
+    return np.array([[np.nan if value is None else value for value in row] for row in values], np.float64)
+
+
+def scores(predictions, dataset):
+    """Return the measures of float64 predictions (zeros, runs), NaN where unreadable, against the true zeros.
+
+    mse                       mean over the runs of each run's MSE over its readable predictions
+    mse_spread                standard deviation of the runs' MSE
+    readable                  share of predictions that are a number
+    rmse                      square root of mse
+    median_absolute_error     over all readable predictions
+    median_error_in_spacings  the same in units of the local mean spacing of zeros
+    mse_of_mean_prediction    MSE of the mean of a zero's readable predictions
+    """
+    truth = dataset.values / UNIT
+    error = predictions - truth[:, None]
+    readable = ~np.isnan(error)
+    if not readable.any():
+        nothing = dict.fromkeys(("mse", "mse_spread", "rmse", "median_absolute_error", "median_error_in_spacings",
+                                 "mse_of_mean_prediction"))
+        return {**nothing, "readable": 0.0}
+    squared = np.where(readable, error, 0.0) ** 2
+    runs = readable.any(0)
+    mse_of_run = squared.sum(0)[runs] / readable.sum(0)[runs]
+    zeros = readable.any(1)
+    mean_error = np.where(readable, error, 0.0).sum(1)[zeros] / readable.sum(1)[zeros]
+    in_spacings = np.abs(error) / mean_spacing(truth)[:, None]
+    return {
+        "mse": float(mse_of_run.mean()),
+        "mse_spread": float(mse_of_run.std()),
+        "readable": float(readable.mean()),
+        "rmse": float(np.sqrt(mse_of_run.mean())),
+        "median_absolute_error": float(np.median(np.abs(error[readable]))),
+        "median_error_in_spacings": float(np.median(in_spacings[readable])),
+        "mse_of_mean_prediction": float((mean_error**2).mean()),
+    }
+
+
+def baselines(dataset, training):
+    """Return {name: predictions (zeros, 1)} of methods that need no model.
+
+    dataset: the zeros to predict. training: the interval before them. The smooth count is the Riemann–von Mangoldt
+    formula, riemann_siegel.smooth_zeros; the straight line is fitted by least squares to the training interval.
+    """
+    known = training.values / UNIT
+    centre = training.indexes.mean()  # centred, since the indexes are large and float64 is finite
+    slope, height = np.polynomial.polynomial.polyfit(training.indexes - centre, known, 1)[::-1]
+    return {
+        "last training zero": np.full((len(dataset), 1), known[-1]),
+        "straight line": (height + slope * (dataset.indexes - centre))[:, None],
+        "smooth count": smooth_zeros(dataset.indexes)[:, None],
+    }

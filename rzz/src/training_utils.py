@@ -1,0 +1,132 @@
+"""What one training step is, for the stages that train: the model, the loss, the optimizer, the schedule.
+
+    model = build_model(config.model, seed=1).to(device)
+    optimizer = make_optimizer(model, config.training)
+    loss = training_step(model, optimizer, dataset.batch(0, 128), learning_rate=1e-3, gradient_clip=1.0, seeds=(1, 0))
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from data_utils import PAD
+from device_utils import end_step, seed_device
+from index_embedding import IndexEmbedding
+from transformer import Transformer, TransformerConfig, on_device
+
+VALIDATION_BATCH = 512  # zeros; memory for activations alone, no effect on the result
+
+
+def build_model(model, seed):
+    """Return a new Transformer of the sizes in a ModelConfig, its weights drawn on the CPU from `seed`."""
+    torch.manual_seed(seed)
+    head = model.d_model // model.num_heads
+    config = TransformerConfig(
+        d_model=model.d_model,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        d_k=model.d_k or head,
+        d_v=model.d_v or head,
+        d_ff=model.d_ff or 4 * model.d_model,
+        dropout=model.dropout,
+    )
+    return Transformer(config, IndexEmbedding(model.index_embedding, model.d_model, model.max_prime))
+
+
+def parameter_count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def make_optimizer(model, training):
+    """Return AdamW over the model's parameters; weight decay on matrices alone, not on biases, norms and embeddings."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    decayed = [p for p in model.parameters() if p.dim() >= 2 and id(p) not in embeddings]
+    others = [p for p in model.parameters() if p.dim() < 2 or id(p) in embeddings]
+    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    options = {"lr": training.learning_rate, "betas": (0.9, 0.95)}
+    try:
+        return torch.optim.AdamW(groups, fused=True, **options)
+    except RuntimeError:  # this device has no fused kernel
+        return torch.optim.AdamW(groups, **options)
+
+
+def learning_rate_at(step, total_steps, training):
+    """Return the learning rate of update `step` (from 0) of `total_steps`: linear warm-up, then cosine decay to zero.
+
+    A function of the step alone, so there is no scheduler to save.
+    """
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / (training.warmup_steps + 1)
+    done = (step - training.warmup_steps) / max(1, total_steps - training.warmup_steps)
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def model_inputs(model, batch):
+    """Return a Dataset.batch as (tokens int64, features, targets int64) on the model's device."""
+    inputs, targets, indexes = batch
+    device = model.head.weight.device
+    features = on_device(model.position_embedding.features(inputs, indexes), device)
+    return torch.from_numpy(inputs).to(device).long(), features, torch.from_numpy(targets).to(device).long()
+
+
+def cross_entropy(logits, targets):
+    """Return the mean cross entropy over all trajectories of a batch, in nats per token.
+
+    logits: (B, T, 16). targets: (B, T), 'p' where there is nothing to predict. The same number, and the same
+    gradients, as feeding each trajectory as a padded row of its own, because no position sees a later one.
+    """
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD)
+
+
+def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds):
+    """Make one update from one batch and return its loss as a tensor on the device, without waiting for it.
+
+    seeds: integers, for example (seed, step), of which the dropout is a function.
+    """
+    model.train()
+    device = model.head.weight.device
+    seed_device(device, *seeds)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    tokens, features, targets = model_inputs(model, batch)
+    loss = cross_entropy(model(tokens, features), targets)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
+    optimizer.step()
+    end_step(device)
+    return loss.detach()
+
+
+@dataclass
+class CrossEntropy:
+    """Teacher-forced measures of a model on a set of zeros."""
+
+    nats_per_zero: float
+    nats_per_token: float
+    accuracy_by_position: list[float]  # share of right most-probable characters: first character of the value, second, …
+
+
+@torch.no_grad()
+def cross_entropy_of(model, dataset):
+    """Return the CrossEntropy of `model` over all of `dataset`. Sums are float64, on the CPU."""
+    model.eval()
+    device = model.head.weight.device
+    nats = 0.0
+    right, asked = torch.zeros(dataset.width), torch.zeros(dataset.width)
+    for start in range(0, len(dataset), VALIDATION_BATCH):
+        tokens, features, targets = model_inputs(model, dataset.batch(start, min(VALIDATION_BATCH, len(dataset))))
+        logits = model(tokens, features)
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, reduction="none")
+        hits = logits.argmax(-1) == targets
+        end_step(device)
+        nats += losses.cpu().double().sum().item()
+        asked_here, hits = (targets != PAD).cpu(), hits.cpu()
+        position = asked_here.long().cumsum(1) - 1  # which character of the value a column is
+        right.index_add_(0, position[asked_here], hits[asked_here].float())
+        asked.index_add_(0, position[asked_here], torch.ones(int(asked_here.sum())))
+    tokens_in_all = asked.double().sum().item()
+    reached = asked > 0
+    return CrossEntropy(nats / len(dataset), nats / tokens_in_all, (right[reached] / asked[reached]).tolist())

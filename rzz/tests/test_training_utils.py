@@ -1,0 +1,139 @@
+"""One masked pass over a row gives the loss and the gradients of all its trajectories fed one by one, as specified."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from config_utils import INDEX_EMBEDDINGS, Config, ModelConfig, TrainingConfig
+from data_utils import RiemannZerosDataset, encode, token_ids, trajectories, zero_text
+from resource_utils import parameters
+from training_utils import (
+    build_model,
+    cross_entropy,
+    cross_entropy_of,
+    learning_rate_at,
+    make_optimizer,
+    model_inputs,
+    parameter_count,
+    training_step,
+)
+
+SMALL = ModelConfig(d_model=24, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=40, max_prime=30)
+ZEROS = [(10, 497738), (99, 2311886), (127, 2827651), (1234, 16559723)]
+
+
+def small_dataset():
+    return RiemannZerosDataset(*zip(*ZEROS, strict=True))
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("kind", INDEX_EMBEDDINGS)
+def test_loss_and_gradients_equal_those_of_literally_expanded_trajectories(kind):
+    model, dataset = build_model(dataclasses.replace(SMALL, index_embedding=kind), seed=1), small_dataset()
+    tokens, features, targets = model_inputs(model, dataset.batch(0, 6))
+    loss = cross_entropy(model(tokens, features), targets)
+    ours = gradients(model, loss)
+
+    rows, indexes, wanted, ends = [], [], [], []
+    for index, value in ZEROS:
+        for prefix, target in trajectories(zero_text(index, value)):
+            rows.append(encode(prefix.ljust(32, "p")))
+            indexes.append(index)
+            wanted.append(token_ids[target])
+            ends.append(len(prefix) - 1)
+    rows = np.array(rows, np.uint8)
+    tokens, features, _ = model_inputs(model, (rows, rows, np.array(indexes)))
+    logits = model(tokens, features)[torch.arange(len(rows)), ends]
+    expanded = F.cross_entropy(logits, torch.tensor(wanted))
+    theirs = gradients(model, expanded)
+
+    assert len(rows) == sum(len(zero_text(*zero).split(":")[1]) for zero in ZEROS)
+    torch.testing.assert_close(loss, expanded)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_loss_does_not_depend_on_the_columns_beyond_the_longest_row():
+    model, dataset = build_model(SMALL, seed=1), small_dataset()
+    wide = small_dataset()
+    wide.width = 32
+    losses = []
+    for zeros in (dataset, wide):
+        tokens, features, targets = model_inputs(model, zeros.batch(0, 4))
+        losses.append(cross_entropy(model(tokens, features), targets))
+    torch.testing.assert_close(*losses)
+
+
+def test_rows_that_fill_the_last_batch_change_nothing():
+    model, dataset = build_model(SMALL, seed=1), small_dataset()
+    losses = []
+    for size in (4, 9):
+        tokens, features, targets = model_inputs(model, dataset.batch(0, size))
+        losses.append(cross_entropy(model(tokens, features), targets))
+    torch.testing.assert_close(*losses)
+
+
+def test_cross_entropy_of_a_set_counts_every_character_once():
+    model, dataset = build_model(SMALL, seed=1), small_dataset()
+    found = cross_entropy_of(model, dataset)
+    tokens, features, targets = model_inputs(model, dataset.batch(0, 4))
+    logits = model(tokens, features)
+    asked = sum(len(zero_text(*zero).split(":")[1]) for zero in ZEROS)
+    assert found.nats_per_token == pytest.approx(cross_entropy(logits, targets).item(), rel=1e-6)
+    assert found.nats_per_zero == pytest.approx(found.nats_per_token * asked / 4, rel=1e-6)
+    right = sum(int(logits[row, column].argmax()) == int(targets[row, column])
+                for row in range(4) for column in range(targets.shape[1]) if targets[row, column] != 15)  # fmt: skip
+    counts = [4] * 8 + [3, 1]  # the four values have 8, 9, 9 and 10 characters with their 'e'
+    assert sum(share * count for share, count in zip(found.accuracy_by_position, counts, strict=True)) == pytest.approx(right)
+
+
+def test_dropout_of_a_step_is_a_function_of_its_seeds():
+    settings = dataclasses.replace(SMALL, dropout=0.5)
+    results = []
+    for seeds, noise in (((1, 7), 0), ((1, 7), 1), ((1, 8), 0)):
+        model = build_model(settings, seed=1)
+        optimizer = make_optimizer(model, TrainingConfig())
+        torch.rand(noise)  # whatever was drawn before does not matter
+        training_step(model, optimizer, small_dataset().batch(0, 4), 1e-3, 1.0, seeds)
+        results.append(model.head.weight.detach().clone())
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_gradients_are_clipped_to_their_norm():
+    model = build_model(SMALL, seed=1)
+    optimizer = make_optimizer(model, TrainingConfig())
+    training_step(model, optimizer, small_dataset().batch(0, 4), 0.0, 0.01, (1, 0))
+    norm = sum(float((parameter.grad**2).sum()) for parameter in model.parameters()) ** 0.5
+    assert norm == pytest.approx(0.01, rel=1e-3)
+
+
+def test_learning_rate_warms_up_then_falls_to_zero():
+    training = TrainingConfig(learning_rate=0.01, warmup_steps=4)
+    rates = [learning_rate_at(step, 104, training) for step in range(105)]
+    assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
+    assert all(later < earlier for earlier, later in zip(rates[4:], rates[5:], strict=False))
+    assert rates[54] == pytest.approx(0.005) and rates[104] == pytest.approx(0)
+
+
+def test_a_small_model_learns_its_zeros_by_heart():
+    model = build_model(dataclasses.replace(SMALL, index_embedding="digits"), seed=1)
+    optimizer, dataset = make_optimizer(model, TrainingConfig()), small_dataset()
+    for step in range(300):
+        training_step(model, optimizer, dataset.batch(0, 4), 0.01, 1.0, (1, step))
+    assert cross_entropy_of(model, dataset).nats_per_zero < 0.05
+
+
+@pytest.mark.parametrize("kind", INDEX_EMBEDDINGS)
+def test_forecast_of_parameters_is_the_number_of_parameters(kind):
+    for settings in (SMALL, Config().model):
+        settings = dataclasses.replace(settings, index_embedding=kind)
+        assert parameters(settings) == parameter_count(build_model(settings, seed=0))
