@@ -1,0 +1,122 @@
+"""Stage 3: let the trained model write zeros it has never seen, and measure how far off it is.
+
+    python rzz/src/evaluate.py                            # the latest checkpoint on the test set
+    python rzz/src/evaluate.py --checkpoint PATH --set data.N=100
+
+Prints a table to standard output and writes logs/evaluation.json. The test set is the first data.N zeros of interval
+K + 1; each is written evaluation.runs times by nucleus sampling with p = evaluation.top_p.
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+from checkpoint_utils import checkpoint_files, latest_checkpoint, load_checkpoint
+from config_utils import ModelConfig, UserError, load_config, stage_parser
+from data_utils import interval, test_zeros, training_zeros
+from device_utils import choose_device, describe_device
+from file_utils import atomic_write
+from logging_utils import log, run_script, start_logging
+from metrics_utils import baselines, sampled_predictions, scores
+from training_utils import build_model, cross_entropy_of, parameter_count
+
+
+def main(argv=None):
+    parser = stage_parser(__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="evaluate this file (default: the latest one of the run)")
+    args = parser.parse_args(argv)
+    config = load_config(args.config, args.overrides, args.device)
+    start_logging(config.log_folder)
+    device, reason = choose_device(config.runtime.device)
+    log.info("device %s: %s", describe_device(device), reason)
+
+    checkpoint, path = chosen_checkpoint(config, args.checkpoint)
+    check_unseen(checkpoint, config, path)
+    model_config = ModelConfig(**checkpoint["config"]["model"])
+    model = build_model(model_config, seed=checkpoint["config"]["training"]["seed"]).to(device)
+    dataset = test_zeros(config)
+
+    untrained = cross_entropy_of(model, dataset)
+    model.load_state_dict(checkpoint["model"])
+    trained = cross_entropy_of(model, dataset)
+    options = config.evaluation
+    log.info("Writing %s zeros × %d runs, nucleus p = %g", f"{len(dataset):,}", options.runs, options.top_p)
+    predictions = sampled_predictions(model, dataset, options.runs, options.top_p, options.seed)
+    references = baselines(dataset, training_zeros(config, config.data.K))
+
+    result = {
+        "checkpoint": str(path),
+        "device": device.type,
+        "parameters": parameter_count(model),
+        "index_embedding": model_config.index_embedding,
+        "rounds_trained": checkpoint["progress"]["round"] - config.data.first_round,
+        "seconds_trained": checkpoint["progress"]["seconds"],
+        "first_index": int(dataset.indexes[0]),
+        "last_index": int(dataset.indexes[-1]),
+        "runs": options.runs,
+        "top_p": options.top_p,
+        **scores(predictions, dataset),
+        **dataclasses.asdict(trained),
+        "untrained": dataclasses.asdict(untrained),
+        "baselines": {name: scores(values, dataset) for name, values in references.items()},
+    }
+    with atomic_write(config.log_folder / "evaluation.json", "w") as file:
+        file.write(json.dumps(result, indent=2) + "\n")
+    print(table(result))
+
+
+def chosen_checkpoint(config, path):
+    """Return (checkpoint, its path): the file asked for, or the latest good one of the run."""
+    if path is not None:
+        return load_checkpoint(path), path
+    if not checkpoint_files(config.checkpoint_folder):
+        raise UserError(f"There is no checkpoint in {config.checkpoint_folder}; train first: python rzz/src/train.py --resume")
+    return latest_checkpoint(config.checkpoint_folder)
+
+
+def check_unseen(checkpoint, config, path):
+    """Raise UserError where the checkpoint was trained on, or validated with, zeros of the test set."""
+    saved, progress = checkpoint["config"]["data"], checkpoint["progress"]
+    rounds_begun = progress["round"] if progress["row"] or progress["epoch"] else progress["round"] - 1
+    trained_up_to = (rounds_begun + 1) * saved["interval_size"] - 1
+    first_test = interval(config, config.data.K + 1)[0]
+    if trained_up_to >= first_test:
+        raise UserError(f"{path} was trained on zeros up to {trained_up_to}, the test set begins at {first_test}: raise data.K.")
+    if (saved["interval_size"], saved["K"]) != (config.data.interval_size, config.data.K) or rounds_begun < config.data.K:
+        log.warning("%s has been trained up to zero %s; the test set begins further on, at %s", path.name,
+                    f"{trained_up_to:,}", f"{first_test:,}")  # fmt: skip
+
+
+def table(result):
+    """Return the result as a table for a reader, the baselines beside the model."""
+    rows = [("", "MSE", "RMSE", "median |error|", "in spacings", "readable", "nats/zero", "nats/token")]
+    rows.append(("model, sampled", *columns(result), f"{result['nats_per_zero']:.3f}", f"{result['nats_per_token']:.4f}"))
+    mean = result["mse_of_mean_prediction"]
+    rows.append((f"model, mean of {result['runs']} runs", number(mean), number(mean and math.sqrt(mean)), *[""] * 5))
+    untrained = result["untrained"]
+    rows.append(("untrained model", *[""] * 5, f"{untrained['nats_per_zero']:.3f}", f"{untrained['nats_per_token']:.4f}"))
+    for name, measured in result["baselines"].items():
+        rows.append((name, *columns(measured), "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+             for row in rows]
+    lines.insert(1, "─" * len(lines[0]))
+    title = (f"zeros {result['first_index']:,} … {result['last_index']:,}, {result['runs']} runs, nucleus p = {result['top_p']:g}; "
+             f"index embedding {result['index_embedding']!r}, {result['parameters']:,} parameters")
+    accuracy = " ".join(f"{100 * share:.0f}" for share in result["accuracy_by_position"])
+    spread = f"MSE {number(result['mse'])} ± {number(result['mse_spread'])} (standard deviation over the runs)"
+    return "\n".join([title, "", *lines, "", spread, f"characters right, by position of the value, in %: {accuracy}"])
+
+
+def columns(measured):
+    return (number(measured["mse"]), number(measured["rmse"]), number(measured["median_absolute_error"]),
+            number(measured["median_error_in_spacings"]), f"{measured['readable']:.4f}")
+
+
+def number(value):
+    return "–" if value is None else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    run_script(main)

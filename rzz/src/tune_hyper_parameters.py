@@ -1,0 +1,179 @@
+"""Stage 1: search the hyper-parameters on the first zeros and write the best into config.json.
+
+    python rzz/src/tune_hyper_parameters.py               # the grid of the settings; run again to go on
+    python rzz/src/tune_hyper_parameters.py --dry-run     # count the grid and forecast the hours, train nothing
+
+Every point of tuning.grid is listed first. What the host cannot carry (memory, or hours for the full training) is ruled
+out with its reason; the others are trained on the first 9/10 of tuning.zeros in index order and scored, after each
+epoch, by the cross entropy on the last tenth. So all numbers of epochs are read off one training: the learning rate is
+constant after its warm-up here, which makes the curve up to an epoch the same whatever comes after it. One line a
+finished point goes to logs/tuning.jsonl, and points that stand there are not trained again.
+"""
+
+import dataclasses
+import itertools
+import math
+import time
+
+from config_utils import GRID_AXES, load_config, stage_parser, write_back
+from data_utils import first_zeros
+from device_utils import choose_device, describe_device
+from logging_utils import duration, log, progress_bar, read_json_lines, run_script, start_logging, write_json_line
+from resource_utils import hours, memory_gb, run_zeros
+from training_utils import build_model, cross_entropy_of, make_optimizer, parameter_count, training_step
+
+
+def main(argv=None):
+    parser = stage_parser(__doc__)
+    parser.add_argument("--dry-run", action="store_true", help="count the grid and forecast the hours, train nothing")
+    args = parser.parse_args(argv)
+    config = load_config(args.config, args.overrides, args.device)
+    start_logging(config.log_folder)
+    device, reason = choose_device(config.runtime.device)
+    log.info("device %s: %s", describe_device(device), reason)
+
+    points, ruled_out = grid_points(config)
+    for point, why in ruled_out:
+        log.info("ruled out: %s (%s)", point_text(point), why)
+    epochs = sorted(config.tuning.grid.get("epochs", [config.training.epochs]))
+    log.info("%d points of the grid besides epochs: %d ruled out, %d to train for up to %d epochs of %s zeros",
+             len(points) + len(ruled_out), len(ruled_out), len(points), epochs[-1], f"{config.tuning.zeros:,}")
+    if args.dry_run:
+        forecast = sum(hours(settings_of(config, point), 0.9 * config.tuning.zeros * epochs[-1]) for point in points)
+        log.info("forecast for the search on the host: %s", duration(3600 * forecast))
+        return
+    curves = search(config, points, epochs[-1], device)
+    winner = best_setting(config, curves, epochs)
+    print(table(curves, epochs))
+    changes = {}
+    for axis, value in winner.items():
+        changes.setdefault(GRID_AXES[axis], {})[axis] = value
+    write_back(config.path, changes)
+    log.info("Written to %s: %s. Next: python rzz/src/train.py --resume", config.path, point_text(winner))
+
+
+def grid_points(config):
+    """Return (points to train, [(point, why it is ruled out)]): every combination of the grid's axes but epochs."""
+    axes = {axis: values for axis, values in config.tuning.grid.items() if axis != "epochs"}
+    points, ruled_out = [], []
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        why = reason_against(config, point)
+        if why is None:
+            points.append(point)
+        else:
+            ruled_out.append((point, why))
+    return points, ruled_out
+
+
+def reason_against(config, point):
+    """Return why the host cannot carry `point`, or None."""
+    settings = settings_of(config, point)
+    model = settings.model
+    if (model.d_k is None or model.d_v is None) and model.d_model % model.num_heads:
+        return f"d_model {model.d_model} is not divisible by {model.num_heads} heads"
+    memory = memory_gb(settings)
+    if memory > config.tuning.max_memory_gb:
+        return f"needs {memory:.1f} GB, tuning.max_memory_gb is {config.tuning.max_memory_gb:g}"
+    fewest = min(config.tuning.grid.get("epochs", [config.training.epochs]))
+    forecast = hours(settings, run_zeros(config, fewest))
+    if forecast > config.tuning.max_training_hours:
+        return f"full training would take {forecast:.1f} h, tuning.max_training_hours is {config.tuning.max_training_hours:g}"
+    return None
+
+
+def settings_of(config, point):
+    """Return the Config with the values of `point` in place."""
+    changed = {}
+    for section in ("model", "training"):
+        values = {axis: value for axis, value in point.items() if GRID_AXES[axis] == section}
+        changed[section] = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **changed)
+
+
+def search(config, points, epochs, device):
+    """Return the curve of every point, from logs/tuning.jsonl where it stands there, else by training it."""
+    path = config.log_folder / "tuning.jsonl"
+    conditions = {"zeros": config.tuning.zeros, "epochs": epochs, "base": base_settings(config)}
+    done = {key_of(line["point"]): line for line in read_json_lines(path) if line["conditions"] == conditions}
+    training, validation = first_zeros(config)
+    curves = []
+    with progress_bar(len(points), "tuning", "point") as bar:
+        for point in points:
+            curve = done.get(key_of(point))
+            if curve is None:
+                curve = {"point": point, "conditions": conditions, **train_point(config, point, epochs, training, validation, device)}
+                write_json_line(path, curve)
+                log.info("point %d/%d · %s · best %.3f nats/zero · %s", len(curves) + 1, len(points), point_text(point),
+                         min(finite(curve["nats_per_zero"])), duration(curve["seconds"]))  # fmt: skip
+            curves.append(curve)
+            bar.update(1)
+            bar.set_postfix_str(f"best {min(min(finite(curve['nats_per_zero'])) for curve in curves):.3f} nats/zero")
+    return curves
+
+
+def base_settings(config):
+    """The settings besides the grid's that a curve depends on."""
+    settings = config.settings
+    return {section: {key: value for key, value in settings[section].items()
+                      if key not in config.tuning.grid and not key.endswith("_interval") and key != "epochs"}
+            for section in ("model", "training")}  # fmt: skip
+
+
+def train_point(config, point, epochs, training, validation, device):
+    """Train one point from scratch and return its curve: validation nats per zero after each epoch, and its cost."""
+    settings = settings_of(config, point)
+    model = build_model(settings.model, settings.training.seed).to(device)
+    optimizer = make_optimizer(model, settings.training)
+    began, step, curve = time.monotonic(), 0, []
+    warmup = settings.training.warmup_steps + 1
+    with progress_bar(epochs, "epochs", "epoch") as bar:
+        for _ in range(epochs):
+            for row in range(0, len(training), settings.training.batch_size):
+                rate = settings.training.learning_rate * min(1.0, (step + 1) / warmup)
+                batch = training.batch(row, settings.training.batch_size)
+                training_step(model, optimizer, batch, rate, settings.training.gradient_clip, (settings.training.seed, step))
+                step += 1
+            nats = cross_entropy_of(model, validation).nats_per_zero
+            curve.append(nats if math.isfinite(nats) else None)  # JSON has no NaN
+            bar.update(1)
+    return {"nats_per_zero": curve, "seconds": time.monotonic() - began, "parameters": parameter_count(model)}
+
+
+def best_setting(config, curves, epochs):
+    """Return the point and number of epochs of lowest nats per zero whose full training the host can carry."""
+    candidates = []
+    for curve in curves:
+        for count in epochs:
+            nats = curve["nats_per_zero"][count - 1]
+            forecast = hours(settings_of(config, curve["point"]), run_zeros(config, count))
+            if nats is not None and forecast <= config.tuning.max_training_hours:
+                candidates.append((nats, {**curve["point"], "epochs": count}))
+    nats, winner = min(candidates, key=lambda candidate: candidate[0])
+    return winner
+
+
+def table(curves, epochs):
+    """Return the ten best points, best first, with their curve at the grid's numbers of epochs."""
+    ranked = sorted(curves, key=lambda curve: min(finite(curve["nats_per_zero"])))
+    lines = ["validation nats per zero after " + ", ".join(f"{count}" for count in epochs) + " epochs; the ten best points"]
+    for rank, curve in enumerate(ranked[:10], 1):
+        at = "  ".join("diverged" if (nats := curve["nats_per_zero"][count - 1]) is None else f"{nats:8.3f}" for count in epochs)
+        lines.append(f"{rank:2d}  {at}  {curve['parameters']:>9,} parameters  {point_text(curve['point'])}")
+    return "\n".join(lines)
+
+
+def finite(values):
+    return [value for value in values if value is not None] or [math.inf]
+
+
+def key_of(point):
+    return tuple(sorted(point.items()))
+
+
+def point_text(point):
+    return ", ".join(f"{axis} {value}" for axis, value in point.items())
+
+
+if __name__ == "__main__":
+    run_script(main)
