@@ -5,23 +5,23 @@
     >>> Z(np.array([14.0, 14.2, 5453351.25]))
     array([-0.10562641,  0.05196253, -0.70567398])
 
-Z(t) = exp(i theta(t)) zeta(1/2 + it) is real, and its real zeros are those of zeta on the critical line. From t = 1000 on
-it is the Riemann-Siegel formula (Edwards, Riemann's Zeta Function, chapter 7),
+Z(t) = exp(i theta(t)) zeta(1/2 + it) is real, and its real zeros are those of zeta on the critical line. From t = 1000
+on it is computed by the Riemann-Siegel formula (Edwards, Riemann's Zeta Function, chapter 7),
 
     Z(t) = 2 sum_{n <= m} n^(-1/2) cos(theta(t) - t log n) + (-1)^(m-1) tau^(-1/2) sum_{k <= 4} C_k(p) tau^(-k),
 
 tau = sqrt(t / 2 pi), m its integer part and p its fraction; below, it is Euler-Maclaurin summation of zeta.
 
-A phase t log n has up to 10^8 radians, of which float64 keeps eight digits after the point. So a height is always a whole
-number plus an offset, and the whole number's phase is taken modulo a turn in 64-bit integers, without loss.
+A phase t log n has up to 10^8 radians, of which float64 keeps eight digits after the point. So a height is always a
+whole number plus an offset, and the whole number's phase is taken modulo a turn in 64-bit integers, without loss.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import mpmath
 import numpy as np
 
-RIEMANN_SIEGEL_START = 1000.0  # Gabcke's bound for the truncated formula is 1e-10 here; Euler-Maclaurin costs 1000 terms
+RIEMANN_SIEGEL_START = 1000.0  # where Gabcke's bound for the truncated formula is 1e-10, and Euler-Maclaurin grows dear
 _BERNOULLI = [float(mpmath.bernoulli(2 * k)) for k in range(1, 21)]
 _THETA_SERIES = [(1 - 2.0 ** (1 - 2 * k)) * abs(b) / (4 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI[:10], 1)]
 _POINTS_AT_ONCE = 1 << 20  # terms of the main sum held in memory together: 16 MB of float64 pairs
@@ -79,12 +79,12 @@ def _to_fixed_point(turns_per_unit):
 
 
 def _turns(whole, high, low):
-    """whole * frequency modulo 1 in [-1/2, 1/2), for uint64 arrays that broadcast; whole < 2^32. Off by 1e-16 at most."""
+    """whole * frequency modulo 1, in [-1/2, 1/2], for uint64 arrays that broadcast and whole < 2^32: off by 1e-16."""
     fraction = whole * high + ((whole * low) >> np.uint64(32))  # wraps modulo 2^64, which is modulo one turn
     return fraction.view(np.int64) * 2.0**-64
 
 
-@lru_cache(maxsize=1)
+@cache
 def _log_frequencies(size):
     """log n / 2 pi for n = 1 ... size as fixed point: two uint64 arrays (high, low)."""
     with mpmath.workdps(45):
@@ -110,13 +110,13 @@ def _theta_turns(whole, offset):
     """theta(whole + offset) / 2 pi up to whole turns, for int64 and float64 arrays of one length, whole >= 100.
 
     About a whole number r, t/2 log(t / 2 pi e) = t/2 log(r / 2 pi e) + t/2 log(1 + (t - r) / r): the first part has one
-    frequency, exact on whole numbers, and the second stays below |t - r|, so its rounding error is below 1e-12.
+    frequency, exact on whole numbers, and the second stays below |t - r|, so its rounding error is below 1e-13.
     """
     turns = np.empty(len(whole))
-    block = whole >> 12
+    block = whole >> 9
     for b in np.unique(block):
         here = block == b
-        reference = (int(b) << 12) + 2048
+        reference = (int(b) << 9) + 256
         frequency, high, low = _theta_frequency(reference)
         t = whole[here] + offset[here]
         rest = t / 2 * np.log1p(((whole[here] - reference) + offset[here]) / reference) - np.pi / 8 + _theta_tail(t)
@@ -131,8 +131,8 @@ def _theta_turns(whole, offset):
 def _remainder_series():
     """C_0 ... C_4 as power series in y = p - 1/2: float64 (powers, 5).
 
-    C_0(p) = Psi(p) = cos 2 pi (p^2 - p - 1/16) / cos 2 pi p = -cos(2 pi y^2 - 5 pi / 8) / cos 2 pi y, an entire and even
-    function of y; the others are combinations of its derivatives (Edwards 7.4; Gabcke 1979).
+    C_0(p) = Psi(p) = cos 2 pi (p^2 - p - 1/16) / cos 2 pi p = -cos(2 pi y^2 - 5 pi / 8) / cos 2 pi y, an entire and
+    even function of y; the others are combinations of its derivatives (Edwards 7.4; Gabcke 1979).
     """
     terms = 80
     with mpmath.workdps(60):
@@ -163,8 +163,7 @@ def _remainder_series():
 def _remainder(t, m):
     """What the main sum with m terms leaves of Z(t), for arrays that broadcast.
 
-    m need not be the integer part of sqrt(t / 2 pi): near the ends of its range the expansion holds for p a little outside
-    [0, 1] too.
+    m need not be the integer part of sqrt(t / 2 pi): the expansion holds for p a little outside [0, 1] too.
     """
     tau = np.sqrt(t / (2 * np.pi))
     c = np.polynomial.polynomial.polyval(tau - m - 0.5, _remainder_series())  # (5, ...)
@@ -206,13 +205,15 @@ def _Z_riemann_siegel(whole, offset):
 def Z(t, offset=0.0):
     """Z(t + offset), float64, for arrays with t + offset >= 5 that broadcast.
 
-    A zero's distance from a float64 t may be smaller than the spacing of float64 there, hence the offset. Against
-    mpmath.siegelz: error_bound(t) and better.
+    The offset is for heights that float64 cannot tell apart: at 10^7 its numbers are 2e-9 from each other. |error| is
+    below error_bound(t). Time and memory grow with sqrt(t) for each height, so use Z_grid for many.
     """
     t, offset = np.broadcast_arrays(np.asarray(t, dtype=np.float64), offset)
     shape = t.shape
     whole = np.floor(t).ravel()
     offset = (t.ravel() - whole) + offset.ravel()
+    carry = np.floor(offset)
+    whole, offset = whole + carry, offset - carry
     values = np.empty(whole.shape)
     low = np.flatnonzero(whole + offset < RIEMANN_SIEGEL_START)
     high = np.flatnonzero(whole + offset >= RIEMANN_SIEGEL_START)
@@ -232,12 +233,12 @@ def _slices(indexes, terms):
 def error_bound(t):
     """A bound on |error| of Z at t.
 
-    Twice Gabcke's 0.017 t^(-11/4) for the truncation (valid for t >= 200, 0 below RIEMANN_SIEGEL_START where it does not
-    apply), and for float64 a relative 1e-12 (phases, _theta_turns) of 4 m^(1/2), the sum of the terms' sizes.
+    Twice Gabcke's 0.017 t^(-11/4) for the truncated expansion, and for float64 a relative 2e-13 of 4 m^(1/2), the sum
+    of the terms' sizes: the phases are right to 1e-13, see _theta_turns.
     """
     t = np.asarray(t, dtype=np.float64)
-    truncation = np.where(t < RIEMANN_SIEGEL_START, 0.0, 0.034 * np.maximum(t, 200.0) ** -2.75)
-    return truncation + 4e-12 * np.maximum(t, 5.0) ** 0.25
+    truncation = np.where(t < RIEMANN_SIEGEL_START, 0.0, 0.034 * t**-2.75)
+    return truncation + 8e-13 * (t / (2 * np.pi)) ** 0.25
 
 
 # Z on uniform grids
@@ -262,13 +263,17 @@ def Z_grid(low, high, oversampling):
     """Z on a uniform grid over at least [low, high], low >= 8: (start, step, values).
 
     Point j lies at start + (j + 1/2) step; start is a whole number. There are at least `oversampling` points to the
-    shortest mean distance of zeros in the range, pi / theta'(high). Many zeros to a call pay: the main sum is a product of
-    matrices, rows (centres, a whole number each, n) times waves (n, offsets from the centre).
+    shortest mean distance of zeros in the range, pi / theta'(high).
+
+    The main sum is a product of matrices: row by row of the grid, exp(-i t log n) is that of the row's centre, a whole
+    number, times that of the offset from it, which is the same for all rows. A call pays for thousands of points.
     """
-    # A row uses the main sum of its centre's m, so it must be short against the height over which m is constant, 4 pi m.
+    # A row has the m of its centre, so it must be short against the height over which m is constant, 4 pi m.
     smallest_m = int(np.sqrt(max(low, RIEMANN_SIEGEL_START) / (2 * np.pi)))
     height = min(64, 1 << (smallest_m.bit_length() - 1))
-    points = int(np.ceil(oversampling * height * np.log(high / (2 * np.pi)) / (2 * np.pi) / 32)) * 32
+    # In a multiple of 32 points, so that _grid_row is seldom made anew. The 4000 makes steps of 1/8 or less at the low
+    # end, where interpolation at the first Gram point, 9.67, must not reach below 8.
+    points = int(np.ceil(oversampling * height * np.log(max(high, 4000.0) / (2 * np.pi)) / (2 * np.pi) / 32)) * 32
     start = int(low // height) * height
     centres = np.arange(start + height // 2, int(high) + height, height, dtype=np.int64)
     step = height / points
