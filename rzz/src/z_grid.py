@@ -1,0 +1,147 @@
+"""Z between the points of a uniform grid, and its sign changes.
+
+    >>> grid = ZGrid.over(1000.0, 1010.0)
+    >>> offsets, slopes = grid.zeros()
+    >>> grid.start + offsets[:3]
+    array([ 994.01..., ...])
+
+All heights here are offsets from the grid's start, a whole number: at 10^7 a float64 height would be good to 1e-9 only.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from riemann_siegel import Z_grid, error_bound
+
+_OVERSAMPLING = 4  # grid points to a mean distance between zeros
+_TAPS = 9  # points used on either side of a cell for interpolation
+_DEGREE = 11  # of the polynomial for a cell
+_INTERPOLATION_ERROR = 4e-13  # relative to the sum of the sizes of Z's terms; test_z_grid.py holds it to this
+_PARTS = 16  # of a cell in which pairs of zeros are looked for
+
+
+@lru_cache(maxsize=1)
+def _cell_matrix():
+    """The matrix (2 TAPS, DEGREE + 1) that makes a polynomial on [-1/2, 1/2] of values at -TAPS + 1/2 ... TAPS - 1/2.
+
+    It fits waves exp(i w x) best, in the sense of least squares, for |w| <= pi / OVERSAMPLING: the frequencies of Z.
+    """
+    x = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1)) / 2
+    w = (np.polynomial.legendre.leggauss(60)[0] + 1) / 2 * np.pi / _OVERSAMPLING
+    taps = np.arange(-_TAPS, _TAPS) + 0.5
+    at_taps = np.concatenate([np.cos(w[:, None] * taps), np.sin(w[:, None] * taps)])
+    at_x = np.concatenate([np.cos(w[:, None] * x), np.sin(w[:, None] * x)])
+    weights = np.linalg.lstsq(at_taps, at_x, rcond=1e-13)[0]
+    return np.linalg.solve(np.vander(x, increasing=True), weights.T).T
+
+
+def _horner(coefficients, x):
+    """Values and derivatives at x of polynomials: coefficients (powers, ...), x (...), broadcast."""
+    value, slope = coefficients[-1], np.zeros(1)
+    for c in coefficients[-2::-1]:
+        slope = slope * x + value
+        value = value * x + c
+    return value, slope
+
+
+def _roots(coefficients, left, right):
+    """The root of each polynomial (powers, n) between left and right, where its signs differ: Newton's, bracketed."""
+    left, right = left.copy(), right.copy()
+    low, high = _horner(coefficients, left)[0], _horner(coefficients, right)[0]
+    rising = low < high
+    x = left - low * (right - left) / (high - low)
+    active = np.arange(len(x))
+    for _ in range(100):
+        value, slope = _horner(coefficients[:, active], x[active])
+        below = (value < 0) == rising[active]
+        left[active] = np.where(below, x[active], left[active])
+        right[active] = np.where(below, right[active], x[active])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            newton = x[active] - value / slope
+        inside = (newton >= left[active]) & (newton <= right[active])
+        following = np.where(inside, newton, (left[active] + right[active]) / 2)
+        moved = np.abs(following - x[active]) > 1e-12
+        x[active] = following
+        active = active[moved]
+        if not len(active):
+            break
+    return x
+
+
+@dataclass
+class ZGrid:
+    """Z at offsets (j + 1/2) step from start, for j = 0, 1, ...
+
+    The cell between points j and j + 1 has a polynomial in x = offset / step - (j + 1), from -1/2 to 1/2.
+    """
+
+    start: int
+    step: float
+    values: np.ndarray
+
+    @classmethod
+    def over(cls, low, high):
+        """A grid that covers the heights from low >= 9.6 to high, and what interpolation between them needs."""
+        margin = (_TAPS + 1) / _OVERSAMPLING * 2 * np.pi / np.log(low / (2 * np.pi))
+        return cls(*Z_grid(max(low - margin, 8.0), high + margin, _OVERSAMPLING))
+
+    def Z(self, offsets):
+        """Z at offsets, interpolated."""
+        cells = self._cell(offsets)
+        return _horner(self._polynomials(cells), offsets / self.step - (cells + 1))[0]
+
+    def error_bound(self, offsets):
+        """A bound for the |error| of Z(offsets)."""
+        t = self.start + offsets
+        # rows of the grid reach past the heights of their m, hence the 3
+        return _INTERPOLATION_ERROR * 4 * (t / (2 * np.pi)) ** 0.25 + 3 * error_bound(t)
+
+    def zeros(self):
+        """(offsets, slopes): the zeros in cells whose ends have different signs, and Z' there."""
+        negative = self.values < 0
+        cells = np.flatnonzero(negative[1:] != negative[:-1])
+        cells = cells[(cells >= _TAPS - 1) & (cells < len(self.values) - _TAPS)]
+        half = np.full(len(cells), 0.5)
+        return self._zeros_between(cells, -half, half)
+
+    def with_close_pairs(self, offsets, slopes, ranges):
+        """(offsets, slopes) of zeros with those between each (low, high) of ranges looked for anew, and closely.
+
+        Two zeros in a cell show at an extremum of Z that points towards zero and lies beyond it.
+        """
+        first, last = self._cell(ranges.T)
+        cells = np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]))
+        polynomials = self._polynomials(cells)[:, :, None]
+        edges = np.broadcast_to(np.linspace(-0.5, 0.5, _PARTS + 1), (len(cells), _PARTS + 1))
+        values, towards_right = _horner(polynomials, edges)
+        values[:, 0], values[:, -1] = self.values[cells], self.values[cells + 1]
+        sinking = values * towards_right < 0  # towards zero
+        cell, part = np.nonzero(sinking[:, :-1] & ~sinking[:, 1:] & (values[:, :-1] * values[:, 1:] > 0))
+        derivatives = polynomials[1:, cell, 0] * np.arange(1, _DEGREE + 1)[:, None]
+        bottoms = _roots(derivatives, edges[cell, part], edges[cell, part + 1])
+        crossed = _horner(polynomials[:, cell, 0], bottoms)[0] * values[cell, part] < 0
+        cell, part, bottoms = cell[crossed], part[crossed], bottoms[crossed]
+        single, single_part = np.nonzero((values[:, :-1] < 0) != (values[:, 1:] < 0))
+        found, found_slopes = self._zeros_between(
+            cells[np.concatenate([single, cell, cell])],
+            np.concatenate([edges[single, single_part], edges[cell, part], bottoms]),
+            np.concatenate([edges[single, single_part + 1], bottoms, edges[cell, part + 1]]))
+        kept = ~np.isin(self._cell(offsets), cells)
+        offsets, slopes = np.append(offsets[kept], found), np.append(slopes[kept], found_slopes)
+        order = np.argsort(offsets)
+        return offsets[order], slopes[order]
+
+    def _cell(self, offsets):
+        return np.rint(offsets / self.step).astype(np.int64) - 1
+
+    def _polynomials(self, cells):
+        """Coefficients (DEGREE + 1, cells), from the constant term on."""
+        windows = np.lib.stride_tricks.sliding_window_view(self.values, 2 * _TAPS)
+        return np.ascontiguousarray((windows[cells - (_TAPS - 1)] @ _cell_matrix()).T)
+
+    def _zeros_between(self, cells, left, right):
+        polynomials = self._polynomials(cells)
+        x = _roots(polynomials, left, right)
+        return (cells + 1 + x) * self.step, _horner(polynomials, x)[1] / self.step
