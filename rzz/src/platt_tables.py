@@ -4,16 +4,17 @@
     ...     print(i, value / 2**FRACTION_BITS)
     1 14.134725141734693
 
-The folder holds index.db, an SQLite file with the table zero_index(t, N, filename, offset, block_number), and the named files,
-beside it or in its subfolder data. A file is a uint64, the number of its blocks, and the blocks one after another. A block
-is a header ddQQ = t0, t1, N(t0), N(t1) and 13 bytes for each of the N(t1) - N(t0) zeros between t0 and t1, in order: the
-difference to the zero before, or to t0, in units of 2^-101. All numbers are little-endian.
+The folder holds index.db, an SQLite file with the table zero_index(t, N, filename, offset, block_number), and the named
+files, in its subfolder data or beside it. A file is a uint64, the number of its blocks, and the blocks one after
+another. A block is a header ddQQ = t0, t1, N(t0), N(t1) and 13 bytes for each of the N(t1) - N(t0) zeros between t0 and
+t1, in order: the difference to the zero before, or to t0, in units of 2^-101. All numbers are little-endian.
 """
 
 import sqlite3
 import struct
 from contextlib import closing
 from itertools import accumulate
+from os import SEEK_CUR
 from pathlib import Path
 
 FRACTION_BITS = 101
@@ -22,24 +23,27 @@ _COUNT = struct.Struct("<Q")
 _ENTRY_BYTES = 13
 
 
-class TableError(Exception):
+class TableError(ValueError):
     """The tables lack something that was asked for, or are damaged; the message names file and block."""
 
 
 def zeros(folder, first_index, count):
     """Yield (i, value) for the zeros first_index ... first_index + count - 1: value is the int gamma * 2^101.
 
-    Raises TableError for a missing file, a truncated or damaged block, a gap in the index, and where the tables end early.
+    Raises TableError for a missing file, a truncated or damaged block, a gap, and where the tables end too early.
     """
     folder = Path(folder)
     index, end = first_index, first_index + count
     while index < end:
         path, offset, block = _find_block(folder, index)
+        wanted = index
         for block_start, values in _blocks(path, offset, block, index):
-            yield from zip(range(index, end), values[index - block_start:])
-            index = min(block_start + len(values), end)
-            if index == end:
+            yield from zip(range(index, end), values[index - block_start:], strict=False)
+            index = block_start + len(values)
+            if index >= end:
                 return
+        if index == wanted:
+            raise TableError(f"{path}: no block from {block} on holds zero {index}: the tables end or have a gap")
 
 
 def _find_block(folder, index):
@@ -64,7 +68,7 @@ def _find_block(folder, index):
 
 
 def _blocks(path, offset, block, index):
-    """Yield (index of the first zero, values) for the blocks of a file from the one at `offset` on, which holds zero `index`."""
+    """Yield (index of the first zero, values) for the blocks of a file, from the one that holds zero `index` on."""
     with path.open("rb") as file:
         (blocks,) = _COUNT.unpack(_read(file, _COUNT.size, path, "the count of blocks"))
         file.seek(offset)
@@ -75,10 +79,13 @@ def _blocks(path, offset, block, index):
             t0, t1, before, last = _HEADER.unpack(_read(file, _HEADER.size, path, where))
             if not (0 <= t0 < t1 and before <= last):
                 raise TableError(f"{path}: {where}: damaged header {t0}, {t1}, {before}, {last}")
-            if not before < index <= last:
-                raise TableError(f"{path}: {where} holds zeros {before + 1} ... {last}, where zero {index} should be: a gap")
-            data = _read(file, (last - before) * _ENTRY_BYTES, path, where)
-            yield before + 1, _decode(data, t0, t1, f"{path}: {where}")
+            if before >= index:
+                raise TableError(f"{path}: {where} begins with zero {before + 1}, where zero {index} should be: a gap")
+            size = (last - before) * _ENTRY_BYTES
+            if last < index:  # the index database need not name every block
+                file.seek(size, SEEK_CUR)
+                continue
+            yield before + 1, _decode(_read(file, size, path, where), t0, t1, f"{path}: {where}")
             index = last + 1
 
 
