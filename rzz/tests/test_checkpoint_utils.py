@@ -1,0 +1,140 @@
+"""Checkpoints are whole, portable and verified; what is damaged is named and passed over."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+import checkpoint_utils
+from checkpoint_utils import Progress, checksum, latest_checkpoint, load_checkpoint, make_checkpoint, restore, save_checkpoint
+from config_utils import Config, ModelConfig, TrainingConfig, UserError
+from data_utils import RiemannZerosDataset
+from training_utils import build_model, make_optimizer, training_step
+
+ZEROS = RiemannZerosDataset([10, 11, 12], [497738, 529703, 564462])
+
+
+def trained_a_little(seed=1):
+    model = build_model(ModelConfig(d_model=16, num_layers=1, num_heads=2, max_prime=10), seed)
+    optimizer = make_optimizer(model, TrainingConfig())
+    training_step(model, optimizer, ZEROS.batch(0, 3), 1e-3, 1.0, (seed, 0))
+    return model, optimizer
+
+
+def checkpoint_of(step, seed=1):
+    model, optimizer = trained_a_little(seed)
+    return make_checkpoint(model, optimizer, Progress(round=1, step=step), Config(), torch.device("cpu"))
+
+
+def test_file_holds_plain_types_and_cpu_tensors_that_torch_loads_safely(tmp_path):
+    save_checkpoint(checkpoint_of(5), tmp_path / "last.pt")
+    loaded = torch.load(tmp_path / "last.pt", map_location="cpu", weights_only=True)
+    assert {"model", "optimizer", "progress", "config", "meta", "checksum"} == loaded.keys()
+    assert loaded["progress"]["step"] == 5 and loaded["config"]["data"]["K"] == 10
+    assert {"torch", "device", "parameters", "saved"} <= loaded["meta"].keys()
+
+    def leaves(value):
+        if isinstance(value, dict):
+            value = list(value.values())
+        return [leaf for item in value for leaf in leaves(item)] if isinstance(value, (list, tuple)) else [value]
+
+    for leaf in leaves(loaded):
+        assert leaf is None or type(leaf) in (int, float, str, bool) or leaf.device.type == "cpu"
+
+
+def test_a_step_after_loading_is_the_step_without_saving(tmp_path):
+    model, optimizer = trained_a_little()
+    save_checkpoint(make_checkpoint(model, optimizer, Progress(round=1), Config(), torch.device("cpu")), tmp_path / "last.pt")
+    other, other_optimizer = trained_a_little(seed=9)
+    restore(load_checkpoint(tmp_path / "last.pt"), other, other_optimizer)
+    for step in (1, 2):
+        training_step(model, optimizer, ZEROS.batch(0, 3), 1e-3, 1.0, (1, step))
+        training_step(other, other_optimizer, ZEROS.batch(0, 3), 1e-3, 1.0, (1, step))
+    for name, parameter in model.state_dict().items():
+        assert torch.equal(parameter, other.state_dict()[name])
+
+
+def test_the_checkpoint_before_stands_behind_the_last(tmp_path):
+    for step in (1, 2, 3):
+        save_checkpoint(checkpoint_of(step), tmp_path / "last.pt")
+    assert load_checkpoint(tmp_path / "last.pt")["progress"]["step"] == 3
+    assert load_checkpoint(tmp_path / "last.prev.pt")["progress"]["step"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.prev.pt", "last.pt"]
+
+
+def flip_a_bit_of_a_weight(path):
+    content = bytearray(path.read_bytes())
+    weight = checkpoint_of(0)["model"]["head.weight"].numpy().tobytes()
+    position = bytes(content).index(weight)
+    content[position + 9] ^= 4
+    path.write_bytes(content)
+
+
+def damage_middle(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("damage", [
+    flip_a_bit_of_a_weight,
+    damage_middle,
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(b"not a checkpoint"),
+    lambda path: torch.save({"model": {}}, path),
+    lambda path: torch.save([1, 2], path),
+])  # fmt: skip
+def test_a_damaged_or_foreign_file_is_named_and_the_older_one_used(tmp_path, damage, caplog):
+    save_checkpoint(checkpoint_of(4), tmp_path / "round_1.pt")
+    save_checkpoint(checkpoint_of(6), tmp_path / "last.pt")
+    damage(tmp_path / "last.pt")
+    with pytest.raises(UserError, match="last.pt"):
+        load_checkpoint(tmp_path / "last.pt")
+    checkpoint, path = latest_checkpoint(tmp_path)
+    assert path.name == "round_1.pt" and checkpoint["progress"]["step"] == 4
+    assert "last.pt" in caplog.text
+
+
+def test_with_no_good_file_left_the_error_says_so(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"")
+    (tmp_path / "round_3.pt").write_bytes(b"")
+    with pytest.raises(UserError, match="None of the 2 checkpoints"):
+        latest_checkpoint(tmp_path)
+
+
+def test_rounds_are_tried_from_the_latest_down(tmp_path):
+    for t in (2, 10, 9):
+        save_checkpoint(checkpoint_of(t), tmp_path / f"round_{t}.pt")
+    assert latest_checkpoint(tmp_path)[1].name == "round_10.pt"
+    assert latest_checkpoint(tmp_path / "empty") == (None, None)
+
+
+def test_a_newer_format_says_that_the_program_is_too_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_utils, "FORMAT", 99)
+    save_checkpoint(checkpoint_of(1), tmp_path / "last.pt")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="format 99"):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_save_that_fails_leaves_the_checkpoints_before_it(tmp_path, monkeypatch, call):
+    for step in (1, 2):
+        save_checkpoint(checkpoint_of(step), tmp_path / "last.pt")
+    checkpoint = checkpoint_of(3)
+
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError):
+        save_checkpoint(checkpoint, tmp_path / "last.pt")
+    monkeypatch.undo()
+    assert latest_checkpoint(tmp_path)[0]["progress"]["step"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.prev.pt", "last.pt"]
+
+
+def test_checksum_tells_apart_values_shapes_and_types():
+    values = [{"a": 1}, {"a": 1.0}, {"a": True}, {"a": "1"}, {"b": 1}, {"a": torch.ones(2)}, {"a": torch.ones(2, 1)},
+              {"a": torch.ones(2, dtype=torch.float64)}, {"a": torch.tensor([1.0, 2.0])}, {}]  # fmt: skip
+    assert len({checksum(value) for value in values}) == len(values)

@@ -1,0 +1,264 @@
+"""The three stages as commands: what they leave behind, what they refuse, and that a resumed run is the same run."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import SMALL_RUN, SRC, write_config
+
+import data_utils
+from config_utils import load_config
+from data_utils import decode_rows, interval, training_zeros, validation_zeros
+
+
+def start(script, folder, *arguments, cwd=None):
+    command = [sys.executable, str(SRC / script), "--config", str(folder / "config.json"), *arguments]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(script, folder, *arguments, expect=0, cwd=None):
+    process = start(script, folder, *arguments, cwd=cwd)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == expect, errors
+    return output, errors
+
+
+def checkpoint(folder, name="last.pt"):
+    return torch.load(folder / "checkpoints" / name, map_location="cpu", weights_only=True)
+
+
+def same(first, second):
+    """Whether two nested structures are equal, tensors bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    return first == second
+
+
+def log_lines(folder):
+    """The training log without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "logs" / "training.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_config(folder, SMALL_RUN)
+    run("train.py", folder, cwd="/")
+    return folder
+
+
+def test_training_leaves_last_and_round_checkpoints_logs_and_interval_files(trained):
+    names = {path.name for path in (trained / "checkpoints").iterdir()}
+    assert names == {"last.pt", "last.prev.pt", "round_0.pt", "round_1.pt", "round_2.pt"}
+    assert {path.name for path in (trained / "logs").iterdir()} == {"rzz.log", "training.log", "training.jsonl"}
+    data = {path.name for path in (trained / "data").iterdir()}
+    assert {"zeros_1_299.npy", "zeros_300_300.npy", "zeros_600_300.npy", "zeros_900_300.npy"} <= data
+    progress = checkpoint(trained)["progress"]
+    assert (progress["round"], progress["epoch"], progress["row"], progress["step"]) == (3, 0, 0, 30)
+    assert checkpoint(trained, "round_1.pt")["progress"]["step"] == 20
+
+
+def test_training_logs_loss_at_its_steps_and_both_mse(trained):
+    lines = log_lines(trained)
+    assert [line["step"] for line in lines if line["kind"] == "training"] == list(range(4, 31, 4))
+    validations = [line for line in lines if line["kind"] == "validation"]
+    assert {7, 10, 14, 20, 21, 28, 30} == {line["step"] for line in validations}
+    assert all({"loss", "mse_training", "mse_validation"} <= line.keys() for line in validations)
+    losses = [line["loss"] for line in lines if line["kind"] == "training"]
+    assert losses[-1] < losses[0]
+    text = (trained / "logs" / "rzz.log").read_text()
+    assert re.search(r"train\.py:\d+ round 0/2 · epoch 1/2", text) and "ln 16" in text
+
+
+def test_training_data_is_in_index_order_and_splits_never_touch_the_test_zeros(trained):
+    config = load_config(trained / "config.json")
+    seen = set()
+    for t in range(0, 3):
+        training, validation = training_zeros(config, t), validation_zeros(config, t)
+        first, count = interval(config, t)
+        assert training.indexes.tolist() == list(range(first, first + count))
+        assert (decode_rows(training.rows)[0] == training.indexes).all()
+        assert len(validation) == 30 and (validation.indexes[1:] > validation.indexes[:-1]).all()
+        assert set(validation.indexes.tolist()) <= set(range(*(lambda f, n: (f, f + n))(*interval(config, t + 1))))
+        assert (validation_zeros(config, t).indexes == validation.indexes).all()
+        seen |= set(training.indexes.tolist()) | set(validation.indexes.tolist())
+    test = data_utils.test_zeros(config)
+    assert test.indexes.tolist() == list(range(900, 920))
+    assert not seen & set(test.indexes.tolist())
+
+
+def test_plain_training_refuses_to_overwrite_a_run_and_says_both_ways_on(trained):
+    before = (trained / "checkpoints" / "last.pt").read_bytes()
+    _, errors = run("train.py", trained, expect=2)
+    assert "--resume" in errors and "--fresh" in errors and len(errors.strip().splitlines()) == 1
+    assert (trained / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_resuming_a_finished_run_changes_nothing(trained):
+    before = checkpoint(trained)
+    run("train.py", trained, "--resume")
+    assert same(before["model"], checkpoint(trained)["model"])
+
+
+@pytest.mark.parametrize("change, key", [
+    ("model.d_model=32", "model.d_model"), ("data.interval_size=200", "data.interval_size"),
+    ("training.batch_size=32", "training.batch_size"),
+])  # fmt: skip
+def test_a_checkpoint_that_does_not_fit_names_the_key(trained, change, key):
+    _, errors = run("train.py", trained, "--resume", "--set", change, expect=2)
+    assert key in errors and "--fresh" in errors and len(errors.strip().splitlines()) == 1
+
+
+def test_evaluation_prints_the_model_beside_the_baselines(trained):
+    output, _ = run("evaluate.py", trained, cwd="/")
+    for name in ("model, sampled", "untrained model", "last training zero", "straight line", "smooth count"):
+        assert name in output
+    result = json.loads((trained / "logs" / "evaluation.json").read_text())
+    assert (result["first_index"], result["last_index"], result["runs"], result["top_p"]) == (900, 919, 3, 0.9)
+    assert result["nats_per_zero"] < result["untrained"]["nats_per_zero"]
+    assert 0 <= result["readable"] <= 1 and len(result["accuracy_by_position"]) == len("1421.0000e")
+    assert result["baselines"]["smooth count"]["mse"] < result["baselines"]["straight line"]["mse"]
+    again, _ = run("evaluate.py", trained)
+    assert again == output
+
+
+def test_evaluation_refuses_zeros_that_the_checkpoint_has_seen(trained):
+    _, errors = run("evaluate.py", trained, "--set", "data.K=1", expect=2)
+    assert "raise data.K" in errors
+
+
+def test_evaluation_without_a_checkpoint_says_what_to_do_first(run_folder):
+    _, errors = run("evaluate.py", run_folder, expect=2)
+    assert "train.py" in errors
+
+
+def test_the_resumed_run_is_the_same_run_after_being_killed_at_any_moment(trained, tmp_path):
+    """kill -9 after random times; RZZ_KILLS says how often (default 6)."""
+    folder = tmp_path / "killed"
+    write_config(folder, SMALL_RUN)
+    generator = torch.Generator().manual_seed(1)
+    kills = 0
+    while kills < int(os.environ.get("RZZ_KILLS", "6")):
+        process = start("train.py", folder, "--resume")
+        log = folder / "logs" / "training.jsonl"
+        began = time.monotonic()
+        size = log.stat().st_size if log.exists() else 0
+        while process.poll() is None and time.monotonic() - began < 120 and (log.stat().st_size if log.exists() else 0) <= size:
+            time.sleep(0.005)
+        time.sleep(0.3 * torch.rand(1, generator=generator).item())
+        process.kill()
+        process.communicate()
+        kills += 1
+    run("train.py", folder, "--resume")
+    for name in ("last.pt", "round_0.pt", "round_1.pt", "round_2.pt"):
+        for part in ("model", "optimizer"):
+            assert same(checkpoint(trained, name)[part], checkpoint(folder, name)[part])
+    assert log_lines(folder) == log_lines(trained)
+
+
+@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_to_stop_it_finishes_the_step_saves_and_says_how_to_go_on(trained, tmp_path, sent, code):
+    folder = tmp_path / "stopped"
+    write_config(folder, SMALL_RUN)
+    process = start("train.py", folder, "--resume")
+    while process.poll() is None and not (folder / "checkpoints" / "last.pt").exists():
+        time.sleep(0.005)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code and "--resume" in errors
+    assert 5 <= checkpoint(folder)["progress"]["step"] < 30
+    run("train.py", folder, "--resume")
+    assert same(checkpoint(trained)["model"], checkpoint(folder)["model"])
+    assert log_lines(folder) == log_lines(trained)
+
+
+def test_fresh_moves_the_old_run_aside(trained, tmp_path):
+    folder = tmp_path / "fresh"
+    write_config(folder, SMALL_RUN)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.pt").write_bytes((trained / "checkpoints" / "last.pt").read_bytes())
+    run("train.py", folder, "--fresh", "--set", "data.K=0")
+    (aside,) = (folder / "previous_runs").iterdir()
+    assert (aside / "last.pt").read_bytes() == (trained / "checkpoints" / "last.pt").read_bytes()
+    assert checkpoint(folder)["progress"]["step"] == 10
+
+
+def test_tuning_searches_the_grid_and_writes_the_winner_back(run_folder):
+    before = (run_folder / "config.json").read_text()
+    dry, dry_errors = run("tune_hyper_parameters.py", run_folder, "--dry-run")
+    assert "4 points" in dry_errors and "not divisible" in dry_errors
+    assert (run_folder / "config.json").read_text() == before
+
+    output, _ = run("tune_hyper_parameters.py", run_folder, cwd="/")
+    lines = [json.loads(line) for line in (run_folder / "logs" / "tuning.jsonl").read_text().splitlines()]
+    assert [line["point"] for line in lines] == [{"learning_rate": rate, "num_heads": 1} for rate in (0.0003, 0.01)]
+    scores = {(line["point"]["learning_rate"], epoch + 1): nats for line in lines for epoch, nats in enumerate(line["nats_per_zero"])}
+    config = load_config(run_folder / "config.json")
+    assert (config.training.learning_rate, config.training.epochs) == min(scores, key=scores.get)
+    assert config.model.num_heads == 1 and config.data.interval_size == 300
+    assert (run_folder / "config.previous.json").read_text() == before
+    assert f"{min(scores.values()):.3f}" in output
+
+
+def test_tuning_goes_on_with_the_points_that_are_missing(run_folder):
+    run("tune_hyper_parameters.py", run_folder)
+    path = run_folder / "logs" / "tuning.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text(lines[1] + "\n" + lines[0][:20])
+    run("tune_hyper_parameters.py", run_folder)
+    again = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    assert len(again) == 2
+    assert [line["nats_per_zero"] for line in again] == [json.loads(line)["nats_per_zero"] for line in (lines[1], lines[0])]
+
+
+@pytest.mark.parametrize("script", ["tune_hyper_parameters.py", "train.py", "evaluate.py"])
+@pytest.mark.parametrize("arguments, says", [
+    (["--set", "data.k=3"], "data.k"),
+    (["--set", "model.num_heads=7"], "not divisible"),
+    (["--device", "abacus"], "abacus"),
+    (["--device", "cuda"], "cuda"),
+    (["--colour"], "--colour"),
+])  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(run_folder, script, arguments, says):
+    if arguments[-1] == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has it")
+    output, errors = run(script, run_folder, *arguments, expect=2)
+    assert says in errors and len(errors.strip().splitlines()) == 1 and output == ""
+    assert not list(run_folder.glob("checkpoints/*"))
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(run_folder):
+    (run_folder / "data").write_text("a file where the folder should be")
+    _, errors = run("train.py", run_folder, expect=2)
+    assert "data" in errors.splitlines()[-1] and "Traceback" not in errors
+
+
+def test_a_damaged_or_altered_interval_file_is_named_moved_aside_and_made_again(run_folder, caplog):
+    config = load_config(run_folder / "config.json")
+    good = training_zeros(config, 1)
+    path = run_folder / "data" / "zeros_300_300.npy"
+    content = path.read_bytes()
+    for damaged in (b"", content[:500], content[:300] + bytes([content[300] ^ 1]) + content[301:]):
+        path.write_bytes(damaged)
+        caplog.clear()
+        assert (training_zeros(config, 1).values == good.values).all()
+        assert "zeros_300_300.npy" in caplog.text and path.read_bytes() == content
+    assert len(list((run_folder / "data").glob("*.bad-*"))) == 3
+
+
+def test_a_bug_shows_its_traceback_and_logs_file_and_line(run_folder):
+    code = f"import sys; sys.path.insert(0, {str(SRC)!r}); sys.argv = ['train.py', '--config', {str(run_folder / 'config.json')!r}];" \
+           "import logging_utils, train; train.build_model = lambda *a: 1 / 0; logging_utils.run_script(train.main)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and "ZeroDivisionError" in result.stderr
+    assert re.search(r"train\.py\", line \d+", (run_folder / "logs" / "rzz.log").read_text())
