@@ -139,8 +139,8 @@ class Config:
 
 SECTIONS = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "path"}
 GRID_AXES = {  # axis of tuning.grid: the section of config.json that its winner is written to
-    **{name: "model" for name in typing.get_type_hints(ModelConfig)},
-    **{name: "training" for name in ("epochs", "learning_rate", "batch_size", "weight_decay", "warmup_steps")},
+    **dict.fromkeys(typing.get_type_hints(ModelConfig), "model"),
+    **dict.fromkeys(("epochs", "learning_rate", "batch_size", "weight_decay", "warmup_steps"), "training"),
 }
 
 

@@ -15,7 +15,6 @@ import sys
 from contextlib import contextmanager
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from config_utils import UserError, require_writable
 from file_utils import atomic_write
@@ -37,7 +36,14 @@ def start_logging(folder):
     add_handler(log, logging.FileHandler(folder / "rzz.log", encoding="utf-8"),
                 "%(asctime)s %(levelname)s %(filename)s:%(lineno)d %(message)s")
     add_handler(training_log, logging.FileHandler(folder / "training.log", encoding="utf-8"), "%(asctime)s %(message)s")
-    add_handler(log, logging.StreamHandler(sys.stderr), "%(message)s")
+    add_handler(log, TerminalHandler(), "%(message)s")
+
+
+class TerminalHandler(logging.Handler):
+    """Writes lines to standard error above a progress bar, if there is one."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def add_handler(logger, handler, form):
@@ -52,8 +58,7 @@ def run_script(main):
     to logs/rzz.log and to standard error, exit code 1.
     """
     try:
-        with logging_redirect_tqdm(loggers=[log]):
-            code = main() or 0
+        code = main() or 0
     except UserError as error:
         if log.handlers:
             log.error("%s", error)
@@ -82,9 +87,11 @@ def progress_bar(total, description, unit, initial=0):
 
 
 def write_json_line(path, values):
-    """Append `values` as one line of JSON to `path`."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
+    """Append `values` as one line of JSON to `path`, on a line of its own also after a line that was cut short."""
+    with open(path, "ab+") as file:
+        if file.tell() and file.seek(-1, 2) and file.read(1) != b"\n":
+            file.write(b"\n")
+        file.write(json.dumps(values).encode() + b"\n")
 
 
 def write_json_lines(path, objects):
@@ -94,7 +101,7 @@ def write_json_lines(path, objects):
 
 
 def read_json_lines(path):
-    """Return the objects of a file of JSON lines; none where there is no file. A last line cut short is left out."""
+    """Return the objects of a file of JSON lines; none where there is no file. A line cut short is left out."""
     if not path.exists():
         return []
     objects = []

@@ -129,7 +129,8 @@ def train(config, model, optimizer, progress, device, stop):
                     if stop:
                         return False
                 progress.epoch, progress.row = progress.epoch + 1, 0
-            log_validation(config, model, progress, training, validation)
+            if progress.step % settings.validation_interval:  # else it was measured just now
+                log_validation(config, model, progress, training, validation)
             clock.stop()
             finished_round = progress.round
             progress.round, progress.epoch, progress.best_validation = progress.round + 1, 0, None
@@ -270,10 +271,8 @@ def check_fits(checkpoint, config, path):
 def keep_log_up_to(config, step):
     """Drop the lines of training.jsonl that come after `step`: they are of steps that will be made again."""
     path = config.log_folder / "training.jsonl"
-    lines = read_json_lines(path)
-    kept = [line for line in lines if line["step"] <= step and step > 0]
-    if len(kept) < len(lines):
-        write_json_lines(path, kept)
+    if path.exists():
+        write_json_lines(path, [line for line in read_json_lines(path) if line["step"] <= step and step > 0])
 
 
 def move_run_aside(config):

@@ -102,7 +102,8 @@ def search(config, points, epochs, device):
         for point in points:
             curve = done.get(key_of(point))
             if curve is None:
-                curve = {"point": point, "conditions": conditions, **train_point(config, point, epochs, training, validation, device)}
+                found = train_point(config, point, epochs, training, validation, device)
+                curve = {"point": point, "conditions": conditions, **found}
                 write_json_line(path, curve)
                 log.info("point %d/%d · %s · best %.3f nats/zero · %s", len(curves) + 1, len(points), point_text(point),
                          min(finite(curve["nats_per_zero"])), duration(curve["seconds"]))  # fmt: skip
