@@ -398,7 +398,8 @@ def check_values(values, first, source):
 
     A zero is about S(t) mean spacings away from the smooth count, and |S(t)| was below 3.4 wherever anyone computed it
     (Bober and Hiary, "New computations of the Riemann zeta function on the critical line", 2018). So a wrong digit
-    jumps out, and a list whose indexes are off by one is off by one spacing on the average (the true ones by less than 0.02 over 100 zeros).
+    jumps out, and a list whose indexes are off by one is off by one spacing on the average, where the true zeros are
+    off by less than 0.02 over any 100.
     """
     if (np.diff(values) <= 0).any():
         position = int(np.flatnonzero(np.diff(values) <= 0)[0])
