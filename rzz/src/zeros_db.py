@@ -1,10 +1,10 @@
 """Where the zeros of the Riemann zeta function come from: zeros_starting_at_N(N, number_of_zeros).
 
-    >>> for zero in zeros_starting_at_N(10, 3):
-    ...     print(zero)
-    (10, mpf('49.773832477687392'))
-    (11, mpf('52.970321477711732'))
-    (12, mpf('56.446247697071522'))
+    >>> for i, zero in zeros_starting_at_N(10, 3):
+    ...     print(i, mpmath.nstr(zero, 10))
+    10 49.77383248
+    11 52.97032148
+    12 56.4462477
 
 They are read from David Platt's tables where use_platt_tables has named their folder, and computed otherwise.
 """
