@@ -6,8 +6,10 @@
 Every point of tuning.grid is listed first. What the host cannot carry (memory, or hours for the full training) is ruled
 out with its reason; the others are trained on the first 9/10 of tuning.zeros in index order and scored, after each
 epoch, by the cross entropy on the last tenth. So all numbers of epochs are read off one training: the learning rate is
-constant after its warm-up here, which makes the curve up to an epoch the same whatever comes after it. One line a
-finished point goes to logs/tuning.jsonl, and points that stand there are not trained again.
+constant after its warm-up here, which makes the curve up to an epoch the same whatever comes after it. What is scored
+is a running average of the weights, which stands for the decay of the learning rate at the end of the real training
+(Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024). One line a finished
+point goes to logs/tuning.jsonl, and points that stand there are not trained again.
 """
 
 import dataclasses
@@ -15,12 +17,16 @@ import itertools
 import math
 import time
 
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
 from config_utils import GRID_AXES, load_config, stage_parser, write_back
 from data_utils import first_zeros
 from device_utils import choose_device, describe_device
 from logging_utils import duration, log, progress_bar, read_json_lines, run_script, start_logging, write_json_line
 from resource_utils import hours, memory_gb, run_zeros
 from training_utils import build_model, cross_entropy_of, make_optimizer, parameter_count, training_step
+
+AVERAGED_EPOCHS = 0.25  # over which the weights are averaged
 
 
 def main(argv=None):
@@ -126,6 +132,9 @@ def train_point(config, point, epochs, training, validation, device):
     settings = settings_of(config, point)
     model = build_model(settings.model, settings.training.seed).to(device)
     optimizer = make_optimizer(model, settings.training)
+    steps_per_epoch = math.ceil(len(training) / settings.training.batch_size)
+    decay = 1 - 1 / max(1, steps_per_epoch * AVERAGED_EPOCHS)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     began, step, curve = time.monotonic(), 0, []
     warmup = settings.training.warmup_steps + 1
     with progress_bar(epochs, "epochs", "epoch") as bar:
@@ -134,8 +143,9 @@ def train_point(config, point, epochs, training, validation, device):
                 rate = settings.training.learning_rate * min(1.0, (step + 1) / warmup)
                 batch = training.batch(row, settings.training.batch_size)
                 training_step(model, optimizer, batch, rate, settings.training.gradient_clip, (settings.training.seed, step))
+                averaged.update_parameters(model)
                 step += 1
-            nats = cross_entropy_of(model, validation).nats_per_zero
+            nats = cross_entropy_of(averaged.module, validation).nats_per_zero
             curve.append(nats if math.isfinite(nats) else None)  # JSON has no NaN
             bar.update(1)
     return {"nats_per_zero": curve, "seconds": time.monotonic() - began, "parameters": parameter_count(model)}
