@@ -160,6 +160,18 @@ def test_zeros_that_do_not_increase_are_named(tables):
         read(tables, 1, 5)
 
 
+def test_zeros_beyond_their_block_are_named(tables):
+    damage(tables / "data" / "zeros_14.dat", 8 + 8, struct.pack("<d", 49.7))  # zero 10 is 49.77
+    with pytest.raises(platt_tables.TableError, match=r"zeros_14\.dat: block 0: damaged"):
+        read(tables, 1, 5)
+
+
+def test_a_block_number_past_the_end_of_its_file_is_named(tables):
+    damage(tables / "data" / "zeros_100.dat", 0, struct.pack("<Q", 1))
+    with pytest.raises(platt_tables.TableError, match=r"zeros_100\.dat: block 1 for zero 40 is past its 1 blocks"):
+        read(tables, 40, 1)
+
+
 def test_a_damaged_header_is_named(tables):
     damage(tables / "data" / "zeros_14.dat", 8, struct.pack("<d", float("nan")))
     with pytest.raises(platt_tables.TableError, match=r"zeros_14\.dat: block 0: damaged header"):

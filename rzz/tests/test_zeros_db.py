@@ -40,6 +40,11 @@ def test_dps_digits_are_right(index, dps):
         assert abs(zero / mpmath.mpf(exact) - 1) < mpmath.mpf(10) ** -dps
 
 
+def test_few_digits_still_leave_the_fourth_decimal_right():
+    ((_, zero),) = zeros_starting_at_N(11_000_000, 1, dps=3)
+    assert mpmath.floor(zero * 10_000) == 54_533_511_219
+
+
 def test_indexes_begin_at_1_and_N_0_begins_there_too():
     from_0, from_1 = list(zeros_starting_at_N(0, 3)), list(zeros_starting_at_N(1, 3))
     assert from_0 == from_1

@@ -134,6 +134,46 @@ def test_a_pair_that_cannot_be_found_is_an_error_that_names_the_indexes(monkeypa
         zeta_zeros._piece.__wrapped__(40)
 
 
+def test_an_anchor_wants_rossers_rule_on_both_sides():
+    n, t = np.arange(1000, 1021), 1e6  # K = 3 there
+    assert zeta_zeros._is_anchor(n, np.ones(20, dtype=bool), t).nonzero()[0].tolist() == list(range(3, 18))
+    satisfied = np.ones(20, dtype=bool)
+    satisfied[9] = False
+    expected = [*range(3, 7), *range(13, 18)]
+    assert zeta_zeros._is_anchor(n, satisfied, t).nonzero()[0].tolist() == expected
+
+
+def test_too_few_zeros_in_a_block_and_a_wrong_parity_break_the_rule():
+    n, g = np.array([5, 6, 8, 9, 10]), np.array([0.0, 1.0, 3.0, 4.0, 5.0])
+    offsets = np.array([0.5, 1.1, 3.2, 3.4, 3.6, 4.2, 4.4])  # 1 of 1, 1 of 2, 3 of 1, 2 of 1
+    assert zeta_zeros._breaks_rule(offsets, n, g).tolist() == [False, True, False, True]
+
+
+def test_a_gram_point_where_the_grid_cannot_tell_the_sign_is_settled_at_high_precision(monkeypatch):
+    _, undisturbed, _ = zeta_zeros._good_gram_points(120, 140)
+    assert 126 not in undisturbed and 134 not in undisturbed  # where Gram's law fails first
+    monkeypatch.setattr(ZGrid, "Z", lambda self, offsets: np.full(len(offsets), 1e-13))
+    _, settled, _ = zeta_zeros._good_gram_points(120, 140)
+    assert settled.tolist() == undisturbed.tolist()
+
+
+def test_a_sign_of_Z_that_float64_cannot_tell_is_settled_at_high_precision(monkeypatch):
+    t, offset = np.array([14.0, 14.0, 11.0]), np.array([0.1347251417, 0.1347251418, 0.0])
+    monkeypatch.setattr(zeta_zeros, "Z", lambda t, offset: np.full(len(t), 1e-14))
+    assert zeta_zeros._sign_of_Z(t, offset).tolist() == [-1, 1, -1]
+
+
+def test_zeros_where_Z_is_flat_are_placed_by_Z_itself():
+    grid = ZGrid.over(4_316_700.0, 4_317_000.0)
+    offsets, slopes = grid.with_close_pairs(*grid.zeros(), np.array([[20.0, 280.0]]))
+    closest = np.diff(offsets).argmin()  # the zeros 8,546,950 and 8,546,951
+    exact, slopes = offsets[closest:closest + 2].copy(), slopes[closest:closest + 2]
+    placed, _ = zeta_zeros._certain(grid, exact + np.array([1e-7, -1e-7]), slopes)
+    assert np.all(np.abs(placed - exact) < 2e-9)
+    with pytest.raises(ArithmeticError, match="Z is too flat"):
+        zeta_zeros._certain(grid, exact, -slopes)
+
+
 def test_margins_without_an_anchor_are_widened_until_there_is_one(monkeypatch):
     undisturbed = zeta_zeros._piece.__wrapped__(30)
     monkeypatch.setattr(zeta_zeros, "_MARGINS", (1, 32))
