@@ -32,7 +32,8 @@ FIXED = 10**6  # γ̄ and values so far are int64 in millionths
 POWERS = 10 ** np.arange(19, dtype=np.int64)
 LOWEST, HIGHEST = -2, 11  # the digit that is left, clipped: below 0 or above 9 says that a carry was missed
 NEXT_IS_POINT, NEXT_IS_END, NOTHING_LEFT = HIGHEST - LOWEST + 1, HIGHEST - LOWEST + 2, HIGHEST - LOWEST + 3
-FARTHEST = 8.0  # mean spacings; a remainder beyond is told by the digit and the fraction
+FARTHEST = 8.0  # mean spacings; what is farther away is told by the digit and the fraction alone
+DISTANCES = 4  # numbers a column that left_to_write gives beside the digit
 
 
 class IndexFeatures(NamedTuple):
@@ -40,7 +41,7 @@ class IndexFeatures(NamedTuple):
 
     position: torch.Tensor  # uint8 (B, T): the column, or 32 + its distance from ':'
     digit: torch.Tensor | None  # uint8 (B, T): ⌊u⌋ - LOWEST, or one of the NEXT_ and NOTHING_ codes
-    remainder: torch.Tensor | None  # float32 (B, T, 2): fraction of u; remainder in mean spacings / FARTHEST
+    distance: torch.Tensor | None  # float32 (B, T, 4): fraction of u; distances in mean spacings, see left_to_write
     phase: torch.Tensor | None  # float32 (B, primes): γ̄ log p / 2π modulo 1
 
 
@@ -55,7 +56,7 @@ class IndexEmbedding(nn.Module):
         self.position = nn.Embedding(2 * CONTEXT, d_model)
         if kind in ("smooth", "primes"):
             self.digit = nn.Embedding(NOTHING_LEFT + 1, d_model)
-            self.remainder = nn.Linear(2, d_model)
+            self.distance = nn.Linear(DISTANCES, d_model)
         if kind == "primes":
             self.primes = primes_up_to(max_prime)
             self.phase_hidden = nn.Linear(2 * len(self.primes), d_model)
@@ -65,7 +66,7 @@ class IndexEmbedding(nn.Module):
         """Return the vectors (B, T, d_model) of IndexFeatures on this module's device."""
         x = self.position(features.position.long())
         if self.kind in ("smooth", "primes"):
-            x = x + self.digit(features.digit.long()) + self.remainder(features.remainder)
+            x = x + self.digit(features.digit.long()) + self.distance(features.distance)
         if self.kind == "primes":
             angle = features.phase * (2 * math.pi)
             waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -85,9 +86,9 @@ class IndexEmbedding(nn.Module):
         if self.kind == "place":
             return IndexFeatures(torch.from_numpy(position), None, None, None)
         smooth = smooth_zeros(indexes)
-        digit, remainder = left_to_write(tokens, smooth, start)
+        digit, distance = left_to_write(tokens, smooth, start)
         phase = torch.from_numpy(prime_phases(smooth, self.primes)) if self.kind == "primes" else None
-        return IndexFeatures(torch.from_numpy(position), torch.from_numpy(digit), torch.from_numpy(remainder), phase)
+        return IndexFeatures(torch.from_numpy(position), torch.from_numpy(digit), torch.from_numpy(distance), phase)
 
 
 def position_from_colon(tokens, start=0):
@@ -97,13 +98,15 @@ def position_from_colon(tokens, start=0):
 
 
 def left_to_write(tokens, smooth, start=0):
-    """Return what of the smooth count is left to write at each column: digit codes and remainders.
+    """Return what of the smooth count is left to write at each column: digit codes and distances.
 
     At a column after which the character of place value 10^k comes, the remainder of γ̄ after the characters so far is
-    u · 10^k. The code is ⌊u⌋, clipped to -2 … 11; the remainder is given as (u - ⌊u⌋, u · 10^k in mean spacings,
-    clipped). Before the point, k counts down from γ̄'s own number of digits, for the value's is not known yet.
+    u · 10^k. The code is ⌊u⌋, clipped to -2 … 11. The distances are the fraction of u and, in mean spacings over
+    FARTHEST and clipped to [-1, 1], the remainder, how far γ̄ lies above ⌊u⌋ · 10^k, and how far below (⌊u⌋ + 1) · 10^k:
+    a zero is within a spacing or two of γ̄, so they say whether another digit than ⌊u⌋ is possible at all. Before the
+    point, k counts down from γ̄'s own number of digits, for the value's is not known yet.
 
-    tokens: uint8 (B, T). smooth: float64 (B,), γ̄. Returns uint8 (B, T - start) and float32 (B, T - start, 2).
+    tokens: uint8 (B, T). smooth: float64 (B,), γ̄. Returns uint8 (B, T - start) and float32 (B, T - start, 4).
     """
     B, T = tokens.shape
     columns = np.ascontiguousarray(tokens.T)
@@ -111,7 +114,7 @@ def left_to_write(tokens, smooth, start=0):
     whole_digits = np.searchsorted(POWERS, goal // FIXED, side="right")  # of γ̄
     to_spacings = np.log(smooth / (2 * math.pi)) / (2 * math.pi) / FIXED / FARTHEST
     code = np.full((T - start, B), NOTHING_LEFT, np.uint8)
-    remainder = np.zeros((T - start, 2, B), np.float32)
+    distance = np.zeros((T - start, DISTANCES, B), np.float32)
 
     written = np.zeros(B, np.int64)  # the characters so far as a number, in millionths, places as γ̄ has them
     place = whole_digits - 1  # k of the next digit
@@ -142,9 +145,13 @@ def left_to_write(tokens, smooth, start=0):
         code[column - start] = np.select(
             [wants_digit, wants_point, wants_end],
             [np.clip(u, LOWEST, HIGHEST) - LOWEST, NEXT_IS_POINT, NEXT_IS_END], NOTHING_LEFT)  # fmt: skip
-        remainder[column - start, 0] = np.where(wants_digit, (left - u * unit) / unit, 0)
-        remainder[column - start, 1] = np.where(after_colon, np.clip(left * to_spacings, -1, 1), 0)
-    return np.ascontiguousarray(code.T), np.ascontiguousarray(remainder.transpose(2, 0, 1))
+        above = left - u * unit
+        told = distance[column - start]
+        told[0] = np.where(wants_digit, above / unit, 0)
+        told[1] = np.where(after_colon, np.clip(left * to_spacings, -1, 1), 0)
+        told[2] = np.where(wants_digit, np.minimum(above * to_spacings, 1), 0)
+        told[3] = np.where(wants_digit, np.minimum((unit - above) * to_spacings, 1), 0)
+    return np.ascontiguousarray(code.T), np.ascontiguousarray(distance.transpose(2, 0, 1))
 
 
 def prime_phases(smooth, primes):

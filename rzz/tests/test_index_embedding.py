@@ -23,8 +23,8 @@ def tokens_of(*texts):
 
 
 def codes(text, smooth):
-    code, remainder = left_to_write(tokens_of(text), np.array([smooth]))
-    return code[0].tolist(), remainder[0]
+    code, distance = left_to_write(tokens_of(text), np.array([smooth]))
+    return code[0].tolist(), distance[0]
 
 
 def test_places_count_back_from_the_colon_for_the_index_and_forward_for_the_value():
@@ -34,15 +34,15 @@ def test_places_count_back_from_the_colon_for_the_index_and_forward_for_the_valu
 
 
 def test_what_is_left_is_the_next_digit_of_the_smooth_count_while_the_value_follows_it():
-    code, remainder = codes("b10:49.7738e", 49.773851)
+    code, distance = codes("b10:49.7738e", 49.773851)
     nothing = [NOTHING_LEFT] * 3
     assert code[:3] == nothing
     assert [c + LOWEST for c in code[3:5]] == [4, 9]
     assert code[5] == NEXT_IS_POINT
     assert [c + LOWEST for c in code[6:10]] == [7, 7, 3, 8]
     assert code[10] == NEXT_IS_END
-    assert remainder[3, 0] == pytest.approx(0.9773851, abs=1e-6)
-    assert remainder[9, 0] == pytest.approx(0.51, abs=1e-6)
+    assert distance[3, 0] == pytest.approx(0.9773851, abs=1e-6)
+    assert distance[9, 0] == pytest.approx(0.51, abs=1e-6)
 
 
 @pytest.mark.parametrize("text, expected", [
@@ -56,19 +56,21 @@ def test_a_carry_shows_as_a_digit_beyond_nine_or_below_zero(text, expected):
     assert code[-1] + LOWEST == expected
 
 
-def test_remainder_is_in_mean_spacings_of_the_zeros():
+def test_distances_are_in_mean_spacings_of_the_zeros():
     smooth = 33190.25
-    _, remainder = codes("b99:33189.", smooth)
-    spacing = 2 * mpmath.pi / mpmath.log(smooth / (2 * mpmath.pi))
-    assert remainder[-1, 1] * 8 == pytest.approx(float(1.25 / spacing), rel=1e-5)
+    spacing = float(2 * mpmath.pi / mpmath.log(smooth / (2 * mpmath.pi)))
+    _, distance = codes("b99:3318", smooth)  # u = 10.25 units: 0.25 above the tenth of them, 0.75 below the eleventh
+    assert distance[-1] == pytest.approx([0.25, 1, 0.25 / spacing / 8, 0.75 / spacing / 8], rel=1e-5)
+    _, distance = codes("b99:33189.", smooth)  # u = 12.5 tenths
+    assert distance[-1] == pytest.approx([0.5, 1.25 / spacing / 8, 0.05 / spacing / 8, 0.05 / spacing / 8], rel=1e-5)
 
 
 def test_a_point_that_comes_earlier_or_later_than_the_formula_has_it_sets_the_true_places():
     for text, smooth, left in (("b9:1000.", 999.98, -0.02), ("b9:999.", 1000.03, 1.03)):
-        code, remainder = codes(text, smooth)
+        code, distance = codes(text, smooth)
         assert code[-1] + LOWEST == max(-2, int(np.floor(left * 10)))
         spacing = 2 * np.pi / np.log(smooth / (2 * np.pi))
-        assert remainder[-1, 1] * 8 == pytest.approx(left / spacing, rel=1e-3)
+        assert distance[-1, 1] * 8 == pytest.approx(left / spacing, rel=1e-3)
 
 
 def test_columns_from_start_are_the_last_columns_of_all():

@@ -1,0 +1,70 @@
+"""Nothing reaches a device that Apple's GPUs or TPUs handle wrongly, and devices are chosen with a reason."""
+
+import re
+
+import pytest
+import torch
+from conftest import SRC
+from torch.overrides import TorchFunctionMode
+
+from config_utils import INDEX_EMBEDDINGS, ModelConfig, TrainingConfig, UserError
+from data_utils import RiemannZerosDataset
+from device_utils import choose_device, to_cpu
+from metrics_utils import sampled_predictions
+from training_utils import build_model, cross_entropy_of, make_optimizer, training_step
+
+ZEROS = RiemannZerosDataset([10, 11, 12], [497738, 529703, 564462])
+
+
+class TransfersSeen(TorchFunctionMode):
+    """Collects what .to(device) is called with."""
+
+    def __init__(self):
+        self.transfers = []
+        super().__init__()
+
+    def __torch_function__(self, function, kinds, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.Tensor.to and any(isinstance(arg, torch.device) for arg in (*args, *kwargs.values())):
+            self.transfers.append((args[0].dtype, kwargs.get("non_blocking", False)))
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", INDEX_EMBEDDINGS)
+def test_no_float64_and_no_asynchronous_copy_reaches_a_device(kind):
+    model = build_model(ModelConfig(d_model=16, num_layers=1, num_heads=2, index_embedding=kind, max_prime=10), 1)
+    optimizer = make_optimizer(model, TrainingConfig())
+    with TransfersSeen() as seen:
+        training_step(model, optimizer, ZEROS.batch(0, 3), 1e-3, 1.0, (1, 0))
+        cross_entropy_of(model, ZEROS)
+        sampled_predictions(model, ZEROS, 2, 0.9, 1)
+    assert len(seen.transfers) > 6
+    assert all(dtype in (torch.uint8, torch.int64, torch.float32) and not late for dtype, late in seen.transfers)
+    assert {tensor.dtype for tensor in model.state_dict().values()} <= {torch.float32, torch.bool}
+
+
+def test_sampling_happens_on_the_cpu_and_copies_wait():
+    source = "".join(path.read_text() for path in SRC.glob("*.py"))
+    assert "multinomial" not in source and "non_blocking" not in source and "pin_memory" not in source
+    assert "nucleus_sample(logits.cpu()" in source
+
+
+def test_device_code_keeps_to_its_file():
+    for path in SRC.glob("*.py"):
+        if path.name != "device_utils.py":
+            assert not re.search(r"torch\.(cuda|mps|backends)\b|import torch_xla|\.cuda\(\)", path.read_text()), path.name
+
+
+def test_a_device_is_chosen_with_a_reason_and_an_absent_one_is_an_error():
+    device, reason = choose_device("auto")
+    assert device.type in ("cpu", "cuda", "mps", "xla") and reason
+    assert choose_device("cpu")[0].type == "cpu"
+    with pytest.raises(UserError, match="abacus"):
+        choose_device("abacus")
+
+
+def test_to_cpu_copies_nested_tensors():
+    tensor = torch.ones(2, requires_grad=True)
+    copied = to_cpu({"a": [tensor, 3], "b": (tensor,)})
+    assert copied["a"][1] == 3 and isinstance(copied["b"], tuple)
+    assert not copied["a"][0].requires_grad and copied["a"][0].data_ptr() != tensor.data_ptr()
