@@ -34,16 +34,20 @@ LAST, PREVIOUS = "last.pt", "last.prev.pt"
 
 @dataclasses.dataclass
 class Progress:
-    """Where a training stands, to the data point; all that is needed to go on besides weights and optimizer."""
+    """Where a training stands, to the data point; all that is needed to go on besides weights and optimizer.
+
+    A finished round stands at the end of its last epoch, so more epochs or more rounds can be asked for later.
+    """
 
     round: int
-    epoch: int = 0  # of this round, from 0
-    row: int = 0  # zeros of this epoch that have been trained on
+    epoch: int = 0  # finished epochs of this round
+    row: int = 0  # zeros of the current epoch that have been trained on
     step: int = 0  # optimizer updates in the whole run
     seconds: float = 0.0  # spent in training, over all sessions
-    loss_sum: float = 0.0  # of the steps since the last line of the log
-    loss_steps: int = 0
-    best_validation: float | None = None  # lowest validation loss of this round, nats per token
+    log_lines: int = 0  # lines in logs/training.jsonl
+    losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the last line of the log
+    bad_steps: int = 0  # updates in a row that were skipped, up to the last line of the log
+    validation: dict | None = None  # what was measured last: loss, best_loss of the round, mse_training, mse_validation, …
 
 
 def make_checkpoint(model, optimizer, progress, config, device):

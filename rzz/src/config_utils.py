@@ -65,6 +65,7 @@ class TrainingConfig:
     checkpoint_interval: int = 1000  # steps between saves of checkpoints/last.pt
     log_interval: int = 100  # steps between lines in logs/training.log
     validation_interval: int = 1000  # steps between looks at the validation sample
+    max_bad_steps: int = 20  # updates in a row with a loss or gradient that is not finite, after which training stops
     mse_zeros: int = 100  # zeros of each set that are written out by sampling for the logged MSE
     seed: int = 1
 
@@ -102,6 +103,7 @@ class EvaluationConfig:
 @dataclass
 class RuntimeConfig:
     device: str = "auto"  # auto | mps | cuda | xla | cpu
+    dollars_per_hour: float = 0.0  # what the machine costs; 0 leaves the cost out of the log
 
 
 @dataclass
@@ -261,6 +263,7 @@ def check_config(config):
         "training.batch_size": (training.batch_size, 1), "training.checkpoint_interval": (training.checkpoint_interval, 1),
         "training.log_interval": (training.log_interval, 1), "training.seed": (training.seed, 0),
         "training.validation_interval": (training.validation_interval, 1), "training.mse_zeros": (training.mse_zeros, 1),
+        "training.max_bad_steps": (training.max_bad_steps, 1), "runtime.dollars_per_hour": (config.runtime.dollars_per_hour, 0),
         "training.weight_decay": (training.weight_decay, 0), "evaluation.runs": (config.evaluation.runs, 1),
         "evaluation.seed": (config.evaluation.seed, 0), "tuning.zeros": (tuning.zeros, 100),
     }  # fmt: skip

@@ -7,6 +7,7 @@ All of the program computes in float32 on the device. Half precision is slower t
 float64 does not exist there, so what needs more than float32 is prepared on the CPU (index_embedding, metrics_utils).
 """
 
+import gc
 import os
 import platform
 
@@ -62,7 +63,7 @@ def describe_device(device):
     elif device.type == "xla":
         what = os.environ.get("PJRT_DEVICE", "TPU")
     else:
-        what = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+        what = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"
     return f"{device.type} ({what}), torch {torch.__version__}, float32"
 
 
@@ -107,6 +108,20 @@ def synchronize(device):
         torch.mps.synchronize()
     elif device.type == "xla":
         torch_xla().sync(wait=True)
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that the device's memory is exhausted; CUDA has a type for it, the others a text."""
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error).lower())
+
+
+def free_memory(device):
+    """Give cached memory back to the device before something smaller is tried."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def to_cpu(value):

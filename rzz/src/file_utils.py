@@ -4,6 +4,7 @@
         file.write(data)
 """
 
+import fcntl
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,3 +54,25 @@ def move_aside(path):
         number += 1
     os.replace(path, aside)
     return aside
+
+
+@contextmanager
+def exclusive_lock(path, owner):
+    """Hold `path` as a lock within the block; the system releases it when the process ends, however it ends.
+
+    Yields None, or what the holder wrote as its `owner` where another process holds the lock. Where the file system
+    knows no locks (some network drives) nothing is held and nothing is said.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            yield file.read().strip() or "another process"
+            return
+        except OSError:
+            pass
+        file.truncate(0)
+        file.write(owner)
+        file.flush()
+        yield None

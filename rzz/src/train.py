@@ -11,6 +11,7 @@ SIGTERM finishes the step, saves checkpoints/last.pt and stops. Settings are in 
 import datetime
 import math
 import os
+import platform
 import signal
 import time
 
@@ -27,7 +28,8 @@ from checkpoint_utils import (
 )
 from config_utils import UserError, load_config, require_writable, stage_parser
 from data_utils import interval, training_zeros, validation_zeros
-from device_utils import choose_device, describe_device, mixed_seed, synchronize
+from device_utils import choose_device, describe_device, free_memory, is_out_of_memory, mixed_seed, synchronize
+from file_utils import exclusive_lock
 from logging_utils import (
     INTERRUPTED,
     duration,
@@ -64,12 +66,19 @@ def main(argv=None):
     start_logging(config.log_folder)
     require_writable(config.checkpoint_folder)
     device, reason = choose_device(config.runtime.device)
+    owner = f"process {os.getpid()} on {platform.node()}, begun {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+    with exclusive_lock(config.checkpoint_folder / ".lock", owner) as holder:
+        if holder:
+            raise UserError(f"{config.folder} is being trained by {holder}; wait for it, or use another --config.")
+        return run(config, args, device, reason)
 
+
+def run(config, args, device, reason):
+    """Begin or resume the training that the command line asks for, and report how it ended."""
     if args.fresh:
         move_run_aside(config)
     elif not args.resume and checkpoint_files(config.checkpoint_folder):
         raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
-
     model = build_model(config.model, config.training.seed).to(device)
     optimizer = make_optimizer(model, config.training)
     progress = Progress(round=config.data.first_round)
@@ -79,7 +88,7 @@ def main(argv=None):
         restore(checkpoint, model, optimizer)
         progress = Progress(**checkpoint["progress"])
         log.info("Resumed %s at %s", path, place(progress, config))
-    keep_log_up_to(config, progress.step)
+    keep_lines(config, progress.log_lines)
 
     describe_run(config, model, device, reason)
     with stop_requests() as stop:
@@ -87,67 +96,82 @@ def main(argv=None):
     if not finished:
         log.info("Stopped at %s and saved. Go on with the same command and --resume.", place(progress, config))
         return INTERRUPTED if stop[0] == signal.SIGINT else 128 + stop[0]
-    log.info("Training is complete: %s, %s steps in %s. Next: python rzz/src/evaluate.py",
-             f"rounds {config.data.first_round} … {config.data.K}", f"{progress.step:,}", duration(progress.seconds))
+    speed = zeros_trained(progress, config) / max(progress.seconds, 1e-9)
+    log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: python rzz/src/evaluate.py",
+             f"{zeros_trained(progress, config):,}", f"{progress.step:,}", duration(progress.seconds), f"{speed:,.0f}",
+             cost(progress, config))  # fmt: skip
 
 
 def train(config, model, optimizer, progress, device, stop):
     """Run the rounds from `progress` on, which is kept up to date. Returns False where `stop` asked to end early."""
     settings = config.training
     total_steps = steps_in_run(config)
-    running = torch.tensor(progress.loss_sum, device=device)
+    losses = torch.zeros(settings.log_interval, device=device)  # of the steps since the last line of the log
+    losses[: len(progress.losses)] = torch.tensor(progress.losses, device=device)
+    logged = len(progress.losses)
+    parts = 1  # of a batch, more where the device's memory does not hold it whole
     with progress_bar(zeros_in_run(config), "training", "zero", initial=zeros_trained(progress, config)) as bar:
-        while progress.round <= config.data.K:
+        while True:
+            if progress.epoch >= settings.epochs:
+                if progress.round >= config.data.K:
+                    return True
+                progress.round, progress.epoch = progress.round + 1, 0
             training, validation = training_zeros(config, progress.round), validation_zeros(config, progress.round)
             if progress.step == 0:
                 log_before_first_step(model, validation)
-            synchronize(device)
-            clock = Clock(progress)
+            clock = Clock(progress, device)
             while progress.epoch < settings.epochs:
                 while progress.row < len(training):
                     rate = learning_rate_at(progress.step, total_steps, settings)
                     batch = training.batch(progress.row, settings.batch_size)
-                    seeds = (settings.seed, progress.step)
-                    running += training_step(model, optimizer, batch, rate, settings.gradient_clip, seeds)
+                    loss, parts = step_within_memory(config, model, optimizer, batch, rate, progress, parts)
+                    losses[logged] = loss
                     seen = min(settings.batch_size, len(training) - progress.row)
-                    progress.row, progress.step = progress.row + seen, progress.step + 1
-                    progress.loss_steps += 1
+                    progress.row, progress.step, logged = progress.row + seen, progress.step + 1, logged + 1
                     bar.update(seen)
 
-                    if progress.step % settings.log_interval == 0:
-                        loss = running.item() / progress.loss_steps  # waits for the device
-                        clock.stop()
-                        log_training(config, progress, loss, rate, clock, total_steps)
-                        running.zero_()
-                        progress.loss_steps = 0
                     if progress.step % settings.validation_interval == 0:
                         log_validation(config, model, progress, training, validation)
+                    if progress.step % settings.log_interval == 0:
+                        log_training(config, progress, losses[:logged].tolist(), rate, clock, total_steps)
+                        logged = 0
                     if progress.step % settings.checkpoint_interval == 0 or stop:
-                        progress.loss_sum = running.item()
-                        clock.stop()
-                        save(config, model, optimizer, progress, device, [LAST])
+                        progress.losses = losses[:logged].tolist()
+                        save(config, model, optimizer, progress, device, clock, [LAST])
                     if stop:
                         return False
                 progress.epoch, progress.row = progress.epoch + 1, 0
             if progress.step % settings.validation_interval:  # else it was measured just now
                 log_validation(config, model, progress, training, validation)
-            clock.stop()
-            finished_round = progress.round
-            progress.round, progress.epoch, progress.best_validation = progress.round + 1, 0, None
-            progress.loss_sum = running.item()
-            save(config, model, optimizer, progress, device, [f"round_{finished_round}.pt", LAST])
-    return True
+            progress.losses = losses[:logged].tolist()
+            save(config, model, optimizer, progress, device, clock, [f"round_{progress.round}.pt", LAST])
+
+
+def step_within_memory(config, model, optimizer, batch, rate, progress, parts):
+    """Return (loss, parts) of one training step, cutting the batch into more parts until the memory holds one."""
+    seeds = (config.training.seed, progress.step)
+    while True:
+        try:
+            return training_step(model, optimizer, batch, rate, config.training.gradient_clip, seeds, parts), parts
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or 2 * parts > config.training.batch_size:
+                raise
+        parts *= 2  # outside of the except block, which keeps the failed step's tensors alive
+        free_memory(model.head.weight.device)
+        log.warning("Out of memory with %d zeros at a time: from here on batches of %d are computed in %d parts, for the same "
+                    "updates.", 2 * config.training.batch_size // parts, config.training.batch_size, parts)
 
 
 class Clock:
-    """Adds the seconds since the last stop to progress.seconds and knows the speed since the last line of the log."""
+    """Adds the seconds since it last looked to progress.seconds and knows the speed since the last line of the log."""
 
-    def __init__(self, progress):
+    def __init__(self, progress, device):
+        synchronize(device)
         self.progress = progress
         self.last = time.monotonic()
         self.line = (progress.step, progress.seconds)
 
-    def stop(self):
+    def look(self):
         now = time.monotonic()
         self.progress.seconds += now - self.last
         self.last = now
@@ -159,42 +183,60 @@ class Clock:
         return (self.progress.step - step) * batch_size / max(1e-9, self.progress.seconds - seconds)
 
 
-def log_training(config, progress, loss, rate, clock, total_steps):
+def log_training(config, progress, losses, rate, clock, total_steps):
+    """Write one line about the steps since the last one, and stop where too many updates in a row were skipped."""
+    clock.look()
     speed = clock.zeros_per_second(config.training.batch_size)
     left = (zeros_in_run(config) - zeros_trained(progress, config)) / speed
-    training_log.info("%s · step %s/%s · loss %.4f · lr %.2e · %s zeros/s · elapsed %s · left %s", place(progress, config),
-                      f"{progress.step:,}", f"{total_steps:,}", loss, rate, f"{speed:,.0f}", duration(progress.seconds),
-                      duration(left))  # fmt: skip
+    good = [loss for loss in losses if math.isfinite(loss)]
+    loss = sum(good) / len(good) if good else None
+    training_log.info("%s · step %s/%s · loss %s%s · lr %.2e · %s zeros/s · elapsed %s · left %s", place(progress, config),
+                      f"{progress.step:,}", f"{total_steps:,}", "none" if loss is None else f"{loss:.4f}",
+                      validation_text(progress), rate, f"{speed:,.0f}", duration(progress.seconds), duration(left))  # fmt: skip
     write_line(config, progress, kind="training", loss=loss, learning_rate=rate, zeros_per_second=speed)
+    for step, each in enumerate(losses, progress.step - len(losses)):
+        progress.bad_steps = 0 if math.isfinite(each) else progress.bad_steps + 1
+        if not math.isfinite(each):
+            row = max(0, progress.row - (progress.step - step) * config.training.batch_size)
+            rate = learning_rate_at(step, total_steps, config.training)
+            log.warning("Skipped the update of step %s (round %d, epoch %d, row %s, lr %.2e): loss or gradient not finite",
+                        f"{step + 1:,}", progress.round, progress.epoch + 1, f"{row:,}", rate)
+        if progress.bad_steps >= config.training.max_bad_steps:
+            raise UserError(f"{progress.bad_steps} updates in a row were not finite; stopped, the last checkpoint is kept. Lower "
+                            "training.learning_rate and go on with --resume.")
 
 
 def log_validation(config, model, progress, training, validation):
-    """Measure and log the validation loss and, for the last zeros trained on and for some of the sample, the MSE."""
+    """Measure the validation loss and, for the last zeros trained on and for some of the sample, the sampled MSE."""
     settings = config.training
     found = cross_entropy_of(model, validation)
-    best = min(found.nats_per_token, progress.best_validation or math.inf)
-    progress.best_validation = best
+    before = progress.validation if progress.validation and progress.validation["round"] == progress.round else None
+    best = min(found.nats_per_token, before["best_loss"]) if before else found.nats_per_token
     row = progress.row or len(training)
     recent = training.part(slice(max(0, row - settings.mse_zeros), row))
     spread = validation.part(slice(None, None, max(1, len(validation) // settings.mse_zeros)))
     measured = {}
     for name, zeros in (("training", recent), ("validation", spread)):
         seed = mixed_seed(settings.seed, progress.step)
-        measured[name] = scores(sampled_predictions(model, zeros, 1, config.evaluation.top_p, seed), zeros)
-    training_log.info("%s · validation loss %.4f (best %.4f) · mse training %s, validation %s · readable %.3f",
-                      place(progress, config), found.nats_per_token, best, mse_text(measured["training"]),
-                      mse_text(measured["validation"]), measured["validation"]["readable"])  # fmt: skip
-    write_line(config, progress, kind="validation", loss=found.nats_per_token, best_loss=best,
-               nats_per_zero=found.nats_per_zero, mse_training=measured["training"]["mse"],
-               mse_validation=measured["validation"]["mse"], readable_training=measured["training"]["readable"],
-               readable_validation=measured["validation"]["readable"])  # fmt: skip
+        found_here = scores(sampled_predictions(model, zeros, 1, config.evaluation.top_p, seed), zeros)
+        measured |= {f"mse_{name}": found_here["mse"], f"readable_{name}": found_here["readable"]}
+    progress.validation = {"round": progress.round, "loss": found.nats_per_token, "best_loss": best,
+                           "nats_per_zero": found.nats_per_zero, **measured}  # fmt: skip
+    training_log.info("%s%s · readable %.3f", place(progress, config), validation_text(progress), measured["readable_validation"])
+    write_line(config, progress, kind="validation", **progress.validation)
 
 
-def mse_text(measured):
-    return "unreadable" if measured["mse"] is None else f"{measured['mse']:.4g}"
+def validation_text(progress):
+    """' · val 0.8210 (best 0.8199) · mse 0.012 (training 0.011)': what was measured last, if anything."""
+    last = progress.validation
+    if last is None:
+        return ""
+    mse, mse_training = ("unreadable" if last[name] is None else f"{last[name]:.4g}" for name in ("mse_validation", "mse_training"))
+    return f" · val {last['loss']:.4f} (best {last['best_loss']:.4f}) · mse {mse} (training {mse_training})"
 
 
 def write_line(config, progress, **values):
+    progress.log_lines += 1
     place = {name: getattr(progress, name) for name in ("round", "epoch", "row", "step", "seconds")}
     write_json_line(config.log_folder / "training.jsonl", {**place, **values})
 
@@ -207,8 +249,9 @@ def log_before_first_step(model, validation):
     training_log.info("loss before training %.4f nats per token; ln 16 = %.4f is guessing blindly", loss, math.log(16))
 
 
-def save(config, model, optimizer, progress, device, names):
+def save(config, model, optimizer, progress, device, clock, names):
     """Save a checkpoint under each of `names`. A full disk is said and survived: the older checkpoint stays."""
+    clock.look()
     checkpoint = make_checkpoint(model, optimizer, progress, config, device)
     for name in names:
         try:
@@ -220,24 +263,28 @@ def save(config, model, optimizer, progress, device, names):
 
 def place(progress, config):
     """'round 3/10 · epoch 1/2 · zero 3,412,608': where the training stands, for a reader."""
-    if progress.round > config.data.K:
-        return f"the end of round {progress.round - 1}"
+    first, count = interval(config, progress.round)
     epoch = min(progress.epoch + 1, config.training.epochs)
-    row = progress.row if progress.epoch < config.training.epochs else interval(config, progress.round)[1]
-    zero = interval(config, progress.round)[0] + row
+    zero = first + (progress.row if progress.epoch < config.training.epochs else count)
     return f"round {progress.round}/{config.data.K} · epoch {epoch}/{config.training.epochs} · zero {zero:,}"
 
 
 def describe_run(config, model, device, reason):
     data, training = config.data, config.training
-    first, count = interval(config, max(1, data.first_round))
-    steps = math.ceil(count / training.batch_size)
+    count = interval(config, data.K)[1]
     rounds = data.K - data.first_round + 1
     log.info("device %s: %s", describe_device(device), reason)
     log.info("model %s parameters: d_model %d, %d layers, %d heads, index embedding %r", f"{parameter_count(model):,}",
              config.model.d_model, config.model.num_layers, config.model.num_heads, config.model.index_embedding)
     log.info("a round: %s zeros / %d a batch = %s steps, × %d epochs × %d rounds = %s steps in the run", f"{count:,}",
-             training.batch_size, f"{steps:,}", training.epochs, rounds, f"{steps_in_run(config):,}")
+             training.batch_size, f"{math.ceil(count / training.batch_size):,}", training.epochs, rounds,
+             f"{steps_in_run(config):,}")  # fmt: skip
+
+
+def cost(progress, config):
+    """', 1.23 dollars' where runtime.dollars_per_hour is set."""
+    dollars = config.runtime.dollars_per_hour
+    return f", {dollars * progress.seconds / 3600:.2f} dollars" if dollars else ""
 
 
 def steps_in_run(config):
@@ -268,11 +315,11 @@ def check_fits(checkpoint, config, path):
                             f"set it back to go on, or begin anew with --fresh.")
 
 
-def keep_log_up_to(config, step):
-    """Drop the lines of training.jsonl that come after `step`: they are of steps that will be made again."""
+def keep_lines(config, count):
+    """Keep the first `count` lines of training.jsonl: those after the checkpoint are of steps that will be made again."""
     path = config.log_folder / "training.jsonl"
     if path.exists():
-        write_json_lines(path, [line for line in read_json_lines(path) if line["step"] <= step and step > 0])
+        write_json_lines(path, read_json_lines(path)[:count])
 
 
 def move_run_aside(config):

@@ -8,6 +8,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -71,33 +72,52 @@ def model_inputs(model, batch):
     return torch.from_numpy(inputs).to(device).long(), features, torch.from_numpy(targets).to(device).long()
 
 
-def cross_entropy(logits, targets):
-    """Return the mean cross entropy over all trajectories of a batch, in nats per token.
+def cross_entropy(logits, targets, reduction="mean"):
+    """Return the mean (or sum, or each) cross entropy over all trajectories of a batch, in nats per token.
 
     logits: (B, T, 16). targets: (B, T), 'p' where there is nothing to predict. The same number, and the same
     gradients, as feeding each trajectory as a padded row of its own, because no position sees a later one.
     """
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, reduction=reduction)
 
 
-def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds):
+def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, parts=1):
     """Make one update from one batch and return its loss as a tensor on the device, without waiting for it.
 
-    seeds: integers, for example (seed, step), of which the dropout is a function.
+    Where the loss or a gradient is not finite, the update is skipped and the loss returned is NaN.
+
+    seeds: integers, for example (seed, step), of which the dropout is a function. parts: into how many pieces the batch
+    is cut, their gradients added up: the same update within less memory.
     """
     model.train()
     device = model.head.weight.device
     seed_device(device, *seeds)
+    optimizer.zero_grad(set_to_none=True)
+    asked = int((batch[1] != PAD).sum())
+    loss = torch.zeros((), device=device)
+    for piece in zip(*(np.array_split(array, parts) for array in batch), strict=True):
+        tokens, features, targets = model_inputs(model, piece)
+        share = cross_entropy(model(tokens, features), targets, reduction="sum") / asked
+        share.backward()
+        loss += share.detach()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
+    update_if(torch.isfinite(norm) & torch.isfinite(loss), optimizer, learning_rate)
+    end_step(device)
+    return torch.where(torch.isfinite(norm), loss, torch.nan)
+
+
+def update_if(finite, optimizer, learning_rate):
+    """Step `optimizer` where the boolean tensor `finite` says so.
+
+    The fused kernels look at it on the device (`found_inf`, made for torch.amp.GradScaler), so nobody waits for it.
+    """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    tokens, features, targets = model_inputs(model, batch)
-    loss = cross_entropy(model(tokens, features), targets)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
-    optimizer.step()
-    end_step(device)
-    return loss.detach()
+    if all(group["fused"] for group in optimizer.param_groups):
+        optimizer.found_inf, optimizer.grad_scale = (~finite).float(), None
+        optimizer.step()
+    elif bool(finite):
+        optimizer.step()
 
 
 @dataclass
@@ -119,7 +139,7 @@ def cross_entropy_of(model, dataset):
     for start in range(0, len(dataset), VALIDATION_BATCH):
         tokens, features, targets = model_inputs(model, dataset.batch(start, min(VALIDATION_BATCH, len(dataset))))
         logits = model(tokens, features)
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, reduction="none")
+        losses = cross_entropy(logits, targets, reduction="none")
         hits = logits.argmax(-1) == targets
         end_step(device)
         nats += losses.cpu().double().sum().item()

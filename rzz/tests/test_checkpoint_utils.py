@@ -117,8 +117,51 @@ def test_a_newer_format_says_that_the_program_is_too_old(tmp_path, monkeypatch):
         load_checkpoint(tmp_path / "last.pt")
 
 
+class PowerCut(Exception):
+    pass
+
+
+def cut_power_at(monkeypatch, call_number):
+    """Let the `call_number`-th of the system calls that make a save durable fail, and all that come after it."""
+    calls = []
+
+    def failing(function):
+        def call(*arguments):
+            calls.append(function)
+            if len(calls) >= call_number:
+                raise PowerCut
+            return function(*arguments)
+
+        return call
+
+    for name in ("fsync", "replace", "open", "unlink"):
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
+    return calls
+
+
+def test_power_cut_between_any_two_system_calls_of_a_save_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+    checkpoints = {step: checkpoint_of(step) for step in (1, 2, 3)}
+    found = []
+    for call_number in range(1, 100):
+        folder = tmp_path / str(call_number)
+        folder.mkdir()
+        for step in (1, 2):
+            save_checkpoint(checkpoints[step], folder / "last.pt")
+        with monkeypatch.context() as patch:
+            calls = cut_power_at(patch, call_number)
+            try:
+                save_checkpoint(checkpoints[3], folder / "last.pt")
+            except PowerCut:
+                pass
+            finished = len(calls) < call_number
+        found.append(latest_checkpoint(folder)[0]["progress"]["step"])
+        if finished:
+            break
+    assert found[0] == 2 and found[-1] == 3 and found == sorted(found) and len(found) > 6
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_save_that_fails_leaves_the_checkpoints_before_it(tmp_path, monkeypatch, call):
+def test_a_save_that_fails_leaves_the_checkpoints_before_it_and_nothing_else(tmp_path, monkeypatch, call):
     for step in (1, 2):
         save_checkpoint(checkpoint_of(step), tmp_path / "last.pt")
     checkpoint = checkpoint_of(3)
@@ -126,10 +169,10 @@ def test_a_save_that_fails_leaves_the_checkpoints_before_it(tmp_path, monkeypatc
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError):
-        save_checkpoint(checkpoint, tmp_path / "last.pt")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError):
+            save_checkpoint(checkpoint, tmp_path / "last.pt")
     assert latest_checkpoint(tmp_path)[0]["progress"]["step"] == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.prev.pt", "last.pt"]
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,12 +60,12 @@ def trained(tmp_path_factory):
 
 def test_training_leaves_last_and_round_checkpoints_logs_and_interval_files(trained):
     names = {path.name for path in (trained / "checkpoints").iterdir()}
-    assert names == {"last.pt", "last.prev.pt", "round_0.pt", "round_1.pt", "round_2.pt"}
+    assert names == {"last.pt", "last.prev.pt", "round_0.pt", "round_1.pt", "round_2.pt", ".lock"}
     assert {path.name for path in (trained / "logs").iterdir()} == {"rzz.log", "training.log", "training.jsonl"}
     data = {path.name for path in (trained / "data").iterdir()}
     assert {"zeros_1_299.npy", "zeros_300_300.npy", "zeros_600_300.npy", "zeros_900_300.npy"} <= data
     progress = checkpoint(trained)["progress"]
-    assert (progress["round"], progress["epoch"], progress["row"], progress["step"]) == (3, 0, 0, 30)
+    assert (progress["round"], progress["epoch"], progress["row"], progress["step"]) == (2, 2, 0, 30)
     assert checkpoint(trained, "round_1.pt")["progress"]["step"] == 20
 
 
@@ -143,12 +144,12 @@ def test_evaluation_without_a_checkpoint_says_what_to_do_first(run_folder):
 
 
 def test_the_resumed_run_is_the_same_run_after_being_killed_at_any_moment(trained, tmp_path):
-    """kill -9 after random times; RZZ_KILLS says how often (default 6)."""
+    """kill -9 after random times, during training and during saves; RZZ_KILLS says how often."""
     folder = tmp_path / "killed"
     write_config(folder, SMALL_RUN)
     generator = torch.Generator().manual_seed(1)
     kills = 0
-    while kills < int(os.environ.get("RZZ_KILLS", "6")):
+    while kills < int(os.environ.get("RZZ_KILLS", "20")):
         process = start("train.py", folder, "--resume")
         log = folder / "logs" / "training.jsonl"
         began = time.monotonic()
@@ -161,7 +162,7 @@ def test_the_resumed_run_is_the_same_run_after_being_killed_at_any_moment(traine
         kills += 1
     run("train.py", folder, "--resume")
     for name in ("last.pt", "round_0.pt", "round_1.pt", "round_2.pt"):
-        for part in ("model", "optimizer"):
+        for part in ("model", "optimizer", "config"):
             assert same(checkpoint(trained, name)[part], checkpoint(folder, name)[part])
     assert log_lines(folder) == log_lines(trained)
 
@@ -180,6 +181,35 @@ def test_asked_to_stop_it_finishes_the_step_saves_and_says_how_to_go_on(trained,
     run("train.py", folder, "--resume")
     assert same(checkpoint(trained)["model"], checkpoint(folder)["model"])
     assert log_lines(folder) == log_lines(trained)
+
+
+def copy_of(trained, folder):
+    shutil.copytree(trained, folder)
+    return folder
+
+
+@pytest.mark.parametrize("raised", [["data.K=3"], ["training.epochs=3"]])
+def test_a_finished_run_goes_on_when_more_is_asked_of_it(trained, tmp_path, raised):
+    folder = copy_of(trained, tmp_path / "more")
+    run("train.py", folder, "--resume", *(word for setting in raised for word in ("--set", setting)))
+    progress = checkpoint(folder)["progress"]
+    assert progress["step"] > 30 and not same(checkpoint(folder)["model"], checkpoint(trained)["model"])
+    assert (progress["round"], progress["epoch"]) == ((3, 2) if raised == ["data.K=3"] else (2, 3))
+
+
+def test_a_second_training_in_the_same_folder_stops_and_names_the_first(trained, tmp_path):
+    folder = copy_of(trained, tmp_path / "two")
+    process = start("train.py", folder, "--resume", "--set", "data.K=12", "--set", "training.epochs=50")
+    while "step" not in (folder / "logs" / "training.log").read_text().splitlines()[-1] and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(1)
+    try:
+        _, errors = run("train.py", folder, "--resume", expect=2)
+        assert f"process {process.pid} on" in errors and len(errors.strip().splitlines()) == 1
+    finally:
+        process.kill()
+        process.communicate()
+    run("train.py", folder, "--resume", "--set", "data.K=1")  # the lock of a killed process is free
 
 
 def test_fresh_moves_the_old_run_aside(trained, tmp_path):
@@ -235,7 +265,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run_folder, script, arguments, sa
         pytest.skip("this machine has it")
     output, errors = run(script, run_folder, *arguments, expect=2)
     assert says in errors and len(errors.strip().splitlines()) == 1 and output == ""
-    assert not list(run_folder.glob("checkpoints/*"))
+    assert not list(run_folder.glob("checkpoints/*.pt"))
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(run_folder):

@@ -1,0 +1,159 @@
+"""Sick steps are skipped, full memory and full disks are survived, and the update stays the same."""
+
+import errno
+import json
+import math
+
+import pytest
+import torch
+from conftest import SMALL_RUN, write_config
+
+import checkpoint_utils
+import train
+import training_utils
+from checkpoint_utils import load_checkpoint
+from config_utils import ModelConfig, TrainingConfig, UserError
+from data_utils import RiemannZerosDataset
+from training_utils import build_model, make_optimizer, training_step
+
+ZEROS = RiemannZerosDataset([9, 10, 11, 12, 13], [480051, 497738, 529703, 564462, 593470])
+SMALL = ModelConfig(d_model=16, num_layers=1, num_heads=2, max_prime=10)
+
+
+def copies(values):
+    return [value.detach().clone() for value in values]
+
+
+def state_of(model, optimizer):
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    return copies([*model.parameters(), *moments])
+
+
+def spoil(model):
+    """Make the loss of the next step infinite without touching a weight."""
+    return model.final_norm.register_forward_hook(lambda module, inputs, output: output * math.inf)
+
+
+@pytest.mark.parametrize("fused", [True, None])
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(fused):
+    model = build_model(SMALL, 1)
+    optimizer = make_optimizer(model, TrainingConfig())
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+    training_step(model, optimizer, ZEROS.batch(0, 5), 1e-2, 1.0, (1, 0))
+    before = state_of(model, optimizer)
+    hook = spoil(model)
+    assert training_step(model, optimizer, ZEROS.batch(0, 5), 1e-2, 1.0, (1, 1)).isnan()
+    assert all(torch.equal(old, new) for old, new in zip(before, state_of(model, optimizer), strict=True))
+    hook.remove()
+    assert training_step(model, optimizer, ZEROS.batch(0, 5), 1e-2, 1.0, (1, 1)).isfinite()
+    assert not all(torch.equal(old, new) for old, new in zip(before, state_of(model, optimizer), strict=True))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_a_batch_in_parts_makes_the_same_update(parts):
+    results = []
+    for cut in (1, parts):
+        model = build_model(SMALL, 1)
+        optimizer = make_optimizer(model, TrainingConfig())
+        loss = training_step(model, optimizer, ZEROS.batch(0, 6), 1e-2, 1.0, (1, 0), parts=cut)
+        results.append((loss, [parameter.grad for parameter in model.parameters()]))
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.fixture
+def config(tmp_path):
+    return write_config(tmp_path, SMALL_RUN)
+
+
+def training(config, *arguments):
+    return train.main(["--config", str(config), "--set", "data.K=0", *arguments])
+
+
+def lines(config):
+    return [json.loads(line) for line in (config.parent / "logs" / "training.jsonl").read_text().splitlines()]
+
+
+def test_skipped_updates_are_logged_with_where_they_were(config, monkeypatch):
+    real = train.training_step
+
+    def sick_twice(model, *arguments, **options):
+        hook = spoil(model) if arguments[4][1] in (1, 6) else None  # the seeds are (seed, step)
+        try:
+            return real(model, *arguments, **options)
+        finally:
+            if hook:
+                hook.remove()
+
+    monkeypatch.setattr(train, "training_step", sick_twice)
+    training(config)
+    text = (config.parent / "logs" / "rzz.log").read_text()
+    assert "Skipped the update of step 2 (round 0, epoch 1, row 64, lr 1.00e-03)" in text
+    assert "Skipped the update of step 7 (round 0, epoch 2, row 64" in text
+    assert text.count("Skipped") == 2
+    assert all(math.isfinite(line["loss"]) for line in lines(config))
+
+
+def test_too_many_skipped_updates_in_a_row_stop_the_training_and_keep_the_checkpoint(config, monkeypatch):
+    real = train.training_step
+
+    def sick_from_step_5(model, *arguments, **options):
+        if arguments[4][1] == 5:
+            spoil(model)
+        return real(model, *arguments, **options)
+
+    monkeypatch.setattr(train, "training_step", sick_from_step_5)
+    with pytest.raises(UserError, match="3 updates in a row"):
+        training(config, "--set", "training.max_bad_steps=3", "--set", "training.validation_interval=1000")
+    good = load_checkpoint(config.parent / "checkpoints" / "last.pt")
+    assert good["progress"]["step"] == 5
+    assert all(tensor.isfinite().all() for tensor in good["model"].values())
+
+
+def test_out_of_memory_halves_what_is_computed_at_a_time_and_the_run_is_the_same(config, monkeypatch, tmp_path):
+    other = write_config(tmp_path / "other", SMALL_RUN)
+    no_dropout = ("--set", "model.dropout=0")
+    training(other, *no_dropout)
+    real = training_utils.model_inputs
+
+    def too_much_for_20(model, batch):
+        if model.training and len(batch[0]) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return real(model, batch)
+
+    monkeypatch.setattr(training_utils, "model_inputs", too_much_for_20)
+    training(config, *no_dropout)
+    checkpoints = [load_checkpoint(path.parent / "checkpoints" / "last.pt") for path in (config, other)]
+    assert checkpoints[0]["progress"]["step"] == checkpoints[1]["progress"]["step"] == 10
+    for name, tensor in checkpoints[0]["model"].items():
+        torch.testing.assert_close(tensor, checkpoints[1]["model"][name], rtol=1e-3, atol=1e-5)
+    text = (config.parent / "logs" / "rzz.log").read_text()
+    assert text.count("Out of memory") == 2 and "in 4 parts" in text
+
+
+def test_another_error_is_not_taken_for_full_memory(config, monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(train, "training_step", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        training(config)
+
+
+def test_a_full_disk_is_said_and_training_goes_on(config, monkeypatch):
+    real, calls = checkpoint_utils.torch.save, []
+
+    def full_the_second_time(checkpoint, file):
+        calls.append(checkpoint["progress"]["step"])
+        if len(calls) == 2:
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(checkpoint, file)
+
+    monkeypatch.setattr(checkpoint_utils.torch, "save", full_the_second_time)
+    training(config)
+    assert calls == [5, 10, 10, 10]
+    text = (config.parent / "logs" / "rzz.log").read_text()
+    assert "Could not save last.pt (No space left on device)" in text
+    names = {path.name for path in (config.parent / "checkpoints").iterdir()}
+    assert names == {"last.pt", "last.prev.pt", "round_0.pt", ".lock"}
