@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The trainings behind rzz/results.md: every index embedding at every scale, three seeds each, one after the other on one
+# core, with the model and settings of the demo. Finished ones are not done again; interrupted ones go on.
+#
+#   bash rzz/study/run.sh                        # all: about an hour and a half on one AMD EPYC core
+#   bash rzz/study/run.sh 10000 primes 1         # one scale, one embedding, one seed
+#
+# Scales: 10000 and 50000 are the sizes of ten intervals from the beginning. "height" is ten intervals of 10,000 zeros that
+# end where the default test set begins, at zero 11,000,000.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/../environment.sh" requirements.txt
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+for scale in ${1:-10000 50000 height}; do
+    case $scale in
+        10000) data="--set data.interval_size=10000 --set training.epochs=3" ;;
+        50000) data="--set data.interval_size=50000 --set training.epochs=1" ;;
+        height) data="--set data.interval_size=10000 --set training.epochs=3 --set data.first_round=1090 --set data.K=1099" ;;
+        *) echo "There is no scale $scale; use 10000, 50000 or height." >&2; exit 2 ;;
+    esac
+    for embedding in ${2:-digits place smooth primes}; do
+        for seed in ${3:-1 2 3}; do
+            run="$here/runs/${scale}_${embedding}_${seed}"
+            [ -f "$run/logs/evaluation.json" ] && continue
+            mkdir -p "$run"
+            cp "$here/../demo/config.json" "$run/config.json"
+            settings="--config $run/config.json $data --set model.index_embedding=$embedding --set training.seed=$seed"
+            echo "$scale zeros an interval, $embedding, seed $seed"
+            "$python" "$here/../src/train.py" $settings --resume 2>"$run/train.txt"
+            "$python" "$here/../src/evaluate.py" $settings >"$run/table.txt" 2>>"$run/train.txt"
+        done
+    done
+done
