@@ -64,8 +64,7 @@ def truncated_value(zero):
     sign, mantissa, exponent, _ = zero._mpf_
     if sign or not mantissa:
         raise ValueError(f"{zero} is not a positive number")
-    scaled = int(mantissa) * UNIT
-    return scaled << exponent if exponent >= 0 else scaled >> -exponent
+    return int(mantissa * UNIT >> -exponent if exponent < 0 else mantissa * UNIT << exponent)
 
 
 def zero_text(index, value):
@@ -355,10 +354,11 @@ def fetch_values(config, first, count, partial):
 
 def values_of_pairs(pairs, first):
     """Return the int64 values of (index, mpf) pairs. Raises UserError where the indexes are not first, first + 1, …"""
-    for expected, (index, _) in enumerate(pairs, first):
-        if index != expected:
-            raise UserError(f"zeros_db gave zero {index} where zero {expected} was expected.")
-    return np.array([truncated_value(zero) for _, zero in pairs], np.int64)
+    indexes, zeros = zip(*pairs, strict=True)
+    if indexes != tuple(range(first, first + len(pairs))):
+        given, expected = next((i, k) for k, i in enumerate(indexes, first) if i != k)
+        raise UserError(f"zeros_db gave zero {given} where zero {expected} was expected.")
+    return np.array([truncated_value(zero) for zero in zeros], np.int64)
 
 
 def read_chunks(partial):
