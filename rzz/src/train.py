@@ -143,6 +143,7 @@ def train(config, model, optimizer, progress, device, stop):
                 progress.epoch, progress.row = progress.epoch + 1, 0
             if progress.step % settings.validation_interval:  # else it was measured just now
                 log_validation(config, model, progress, training, validation)
+            training_log.info("%s · end of the round%s", place(progress, config), validation_text(progress))
             progress.losses = losses[:logged].tolist()
             save(config, model, optimizer, progress, device, clock, [f"round_{progress.round}.pt", LAST])
 
@@ -222,7 +223,6 @@ def log_validation(config, model, progress, training, validation):
         measured |= {f"mse_{name}": found_here["mse"], f"readable_{name}": found_here["readable"]}
     progress.validation = {"round": progress.round, "loss": found.nats_per_token, "best_loss": best,
                            "nats_per_zero": found.nats_per_zero, **measured}  # fmt: skip
-    training_log.info("%s%s · readable %.3f", place(progress, config), validation_text(progress), measured["readable_validation"])
     write_line(config, progress, kind="validation", **progress.validation)
 
 
@@ -231,7 +231,7 @@ def validation_text(progress):
     last = progress.validation
     if last is None:
         return ""
-    mse, mse_training = ("unreadable" if last[name] is None else f"{last[name]:.4g}" for name in ("mse_validation", "mse_training"))
+    mse, mse_training = ("unreadable" if last[name] is None else f"{last[name]:.3g}" for name in ("mse_validation", "mse_training"))
     return f" · val {last['loss']:.4f} (best {last['best_loss']:.4f}) · mse {mse} (training {mse_training})"
 
 
