@@ -50,7 +50,7 @@ def main(argv=None):
         "device": device.type,
         "parameters": parameter_count(model),
         "index_embedding": model_config.index_embedding,
-        "rounds_trained": checkpoint["progress"]["round"] - config.data.first_round,
+        "trained_up_to": trained_up_to(checkpoint),
         "seconds_trained": checkpoint["progress"]["seconds"],
         "first_index": int(dataset.indexes[0]),
         "last_index": int(dataset.indexes[-1]),
@@ -76,16 +76,23 @@ def chosen_checkpoint(config, path):
 
 
 def check_unseen(checkpoint, config, path):
-    """Raise UserError where the checkpoint was trained on, or validated with, zeros of the test set."""
-    saved, progress = checkpoint["config"]["data"], checkpoint["progress"]
-    rounds_begun = progress["round"] if progress["row"] or progress["epoch"] else progress["round"] - 1
-    trained_up_to = (rounds_begun + 1) * saved["interval_size"] - 1
-    first_test = interval(config, config.data.K + 1)[0]
-    if trained_up_to >= first_test:
-        raise UserError(f"{path} was trained on zeros up to {trained_up_to}, the test set begins at {first_test}: raise data.K.")
-    if (saved["interval_size"], saved["K"]) != (config.data.interval_size, config.data.K) or rounds_begun < config.data.K:
-        log.warning("%s has been trained up to zero %s; the test set begins further on, at %s", path.name,
-                    f"{trained_up_to:,}", f"{first_test:,}")  # fmt: skip
+    """Raise UserError where the checkpoint has been trained on zeros of the test set; warn where it stopped long before."""
+    last, first_test = trained_up_to(checkpoint), interval(config, config.data.K + 1)[0]
+    if last >= first_test:
+        raise UserError(f"{path} was trained on zeros up to {last}, but the test set begins at {first_test}: raise data.K.")
+    if last < first_test - 1:
+        log.warning("%s has been trained up to zero %s only; the test set begins at %s", path.name, f"{last:,}", f"{first_test:,}")
+
+
+def trained_up_to(checkpoint):
+    """Return the index of the last zero that the checkpoint has been trained on; 0 for none."""
+    data, progress = checkpoint["config"]["data"], checkpoint["progress"]
+    size = data["interval_size"]
+    if progress["epoch"]:
+        return (progress["round"] + 1) * size - 1
+    if progress["row"]:
+        return max(1, progress["round"] * size) + progress["row"] - 1
+    return 0
 
 
 def table(result):

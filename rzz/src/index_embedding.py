@@ -33,16 +33,19 @@ POWERS = 10 ** np.arange(19, dtype=np.int64)
 LOWEST, HIGHEST = -2, 11  # the digit that is left, clipped: below 0 or above 9 says that a carry was missed
 NEXT_IS_POINT, NEXT_IS_END, NOTHING_LEFT = HIGHEST - LOWEST + 1, HIGHEST - LOWEST + 2, HIGHEST - LOWEST + 3
 FARTHEST = 8.0  # mean spacings; what is farther away is told by the digit and the fraction alone
-DISTANCES = 4  # numbers a column that left_to_write gives beside the digit
+POSSIBLE = 2.0  # mean spacings from γ̄ within which a zero is looked for
+DISTANCES = 4  # numbers a column that left_to_write gives beside the digits
 
 
 class IndexFeatures(NamedTuple):
     """What an IndexEmbedding reads; CPU tensors, or None where the kind has no use for them."""
 
     position: torch.Tensor  # uint8 (B, T): the column, or 32 + its distance from ':'
-    digit: torch.Tensor | None  # uint8 (B, T): ⌊u⌋ - LOWEST, or one of the NEXT_ and NOTHING_ codes
-    distance: torch.Tensor | None  # float32 (B, T, 4): fraction of u; distances in mean spacings, see left_to_write
-    phase: torch.Tensor | None  # float32 (B, primes): γ̄ log p / 2π modulo 1
+    digit: torch.Tensor | None = None  # uint8 (B, T): ⌊u⌋ - LOWEST, or one of the NEXT_ and NOTHING_ codes
+    other: torch.Tensor | None = None  # uint8 (B, T): the same for the digit across the nearer multiple of 10^k
+    weight: torch.Tensor | None = None  # float32 (B, T): how possible that other digit is, 0 … 1
+    distance: torch.Tensor | None = None  # float32 (B, T, 4): fraction of u; distances in mean spacings, see left_to_write
+    phase: torch.Tensor | None = None  # float32 (B, primes): γ̄ log p / 2π modulo 1
 
 
 class IndexEmbedding(nn.Module):
@@ -56,6 +59,7 @@ class IndexEmbedding(nn.Module):
         self.position = nn.Embedding(2 * CONTEXT, d_model)
         if kind in ("smooth", "primes"):
             self.digit = nn.Embedding(NOTHING_LEFT + 1, d_model)
+            self.other = nn.Embedding(NOTHING_LEFT + 1, d_model)
             self.distance = nn.Linear(DISTANCES, d_model)
         if kind == "primes":
             self.primes = primes_up_to(max_prime)
@@ -67,6 +71,7 @@ class IndexEmbedding(nn.Module):
         x = self.position(features.position.long())
         if self.kind in ("smooth", "primes"):
             x = x + self.digit(features.digit.long()) + self.distance(features.distance)
+            x = x + self.other(features.other.long()) * features.weight[..., None]
         if self.kind == "primes":
             angle = features.phase * (2 * math.pi)
             waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -81,14 +86,13 @@ class IndexEmbedding(nn.Module):
         tokens, indexes = np.asarray(tokens), np.asarray(indexes, np.int64)
         if self.kind == "digits":
             columns = np.arange(start, tokens.shape[1], dtype=np.uint8)
-            return IndexFeatures(torch.from_numpy(np.tile(columns, (len(tokens), 1))), None, None, None)
+            return IndexFeatures(torch.from_numpy(np.tile(columns, (len(tokens), 1))))
         position = position_from_colon(tokens, start)
         if self.kind == "place":
-            return IndexFeatures(torch.from_numpy(position), None, None, None)
+            return IndexFeatures(torch.from_numpy(position))
         smooth = smooth_zeros(indexes)
-        digit, distance = left_to_write(tokens, smooth, start)
-        phase = torch.from_numpy(prime_phases(smooth, self.primes)) if self.kind == "primes" else None
-        return IndexFeatures(torch.from_numpy(position), torch.from_numpy(digit), torch.from_numpy(distance), phase)
+        told = [torch.from_numpy(array) for array in (position, *left_to_write(tokens, smooth, start))]
+        return IndexFeatures(*told, torch.from_numpy(prime_phases(smooth, self.primes)) if self.kind == "primes" else None)
 
 
 def position_from_colon(tokens, start=0):
@@ -101,19 +105,22 @@ def left_to_write(tokens, smooth, start=0):
     """Return what of the smooth count is left to write at each column: digit codes and distances.
 
     At a column after which the character of place value 10^k comes, the remainder of γ̄ after the characters so far is
-    u · 10^k. The code is ⌊u⌋, clipped to -2 … 11. The distances are the fraction of u and, in mean spacings over
-    FARTHEST and clipped to [-1, 1], the remainder, how far γ̄ lies above ⌊u⌋ · 10^k, and how far below (⌊u⌋ + 1) · 10^k:
-    a zero is within a spacing or two of γ̄, so they say whether another digit than ⌊u⌋ is possible at all. Before the
-    point, k counts down from γ̄'s own number of digits, for the value's is not known yet.
+    u · 10^k. The first code is ⌊u⌋, clipped to -2 … 11. A zero is within a spacing or two of γ̄, so where a multiple of
+    10^k is near, the digit across it is possible too: the second code is that digit, with a weight that falls from 1 at
+    the multiple to 0 at POSSIBLE mean spacings. The distances are the fraction of u and, in mean spacings over FARTHEST
+    and clipped to [-1, 1], the remainder, how far γ̄ lies above ⌊u⌋ · 10^k, and how far below (⌊u⌋ + 1) · 10^k. Before
+    the point, k counts down from γ̄'s own number of digits, for the value's is not known yet.
 
-    tokens: uint8 (B, T). smooth: float64 (B,), γ̄. Returns uint8 (B, T - start) and float32 (B, T - start, 4).
+    tokens: uint8 (B, T). smooth: float64 (B,), γ̄. Returns (code, other code, weight, distances): uint8 (B, T - start)
+    twice, float32 (B, T - start) and (B, T - start, 4).
     """
     B, T = tokens.shape
     columns = np.ascontiguousarray(tokens.T)
     goal = np.rint(smooth * FIXED).astype(np.int64)
     whole_digits = np.searchsorted(POWERS, goal // FIXED, side="right")  # of γ̄
     to_spacings = np.log(smooth / (2 * math.pi)) / (2 * math.pi) / FIXED / FARTHEST
-    code = np.full((T - start, B), NOTHING_LEFT, np.uint8)
+    code, other = (np.full((T - start, B), NOTHING_LEFT, np.uint8) for _ in range(2))
+    weight = np.zeros((T - start, B), np.float32)
     distance = np.zeros((T - start, DISTANCES, B), np.float32)
 
     written = np.zeros(B, np.int64)  # the characters so far as a number, in millionths, places as γ̄ has them
@@ -142,16 +149,22 @@ def left_to_write(tokens, smooth, start=0):
         wants_point = after_colon & ~after_point & (place < 0)
         wants_end = after_colon & after_point & (place < -DECIMALS)
         wants_digit = after_colon & ~wants_point & ~wants_end
+        above = left - u * unit
+        below = unit - above
+        across = u + np.where(above < below, -1, 1)
         code[column - start] = np.select(
             [wants_digit, wants_point, wants_end],
             [np.clip(u, LOWEST, HIGHEST) - LOWEST, NEXT_IS_POINT, NEXT_IS_END], NOTHING_LEFT)  # fmt: skip
-        above = left - u * unit
+        other[column - start] = np.where(wants_digit, np.clip(across, LOWEST, HIGHEST) - LOWEST, NOTHING_LEFT)
+        nearness = 1 - np.minimum(above, below) * (to_spacings * FARTHEST / POSSIBLE)
+        weight[column - start] = np.where(wants_digit, np.maximum(nearness, 0), 0)
         told = distance[column - start]
         told[0] = np.where(wants_digit, above / unit, 0)
         told[1] = np.where(after_colon, np.clip(left * to_spacings, -1, 1), 0)
         told[2] = np.where(wants_digit, np.minimum(above * to_spacings, 1), 0)
-        told[3] = np.where(wants_digit, np.minimum((unit - above) * to_spacings, 1), 0)
-    return np.ascontiguousarray(code.T), np.ascontiguousarray(distance.transpose(2, 0, 1))
+        told[3] = np.where(wants_digit, np.minimum(below * to_spacings, 1), 0)
+    by_row = (np.ascontiguousarray(array.T) for array in (code, other, weight))
+    return *by_row, np.ascontiguousarray(distance.transpose(2, 0, 1))
 
 
 def prime_phases(smooth, primes):

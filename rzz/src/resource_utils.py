@@ -20,7 +20,7 @@ def parameters(model):
     feed_forward = (d + 1) * d_ff + (d_ff + 1) * d
     count = model.num_layers * (attention + feed_forward + 4 * d) + 16 * d + 2 * d + (d + 1) * 16 + 64 * d
     if model.index_embedding in ("smooth", "primes"):
-        count += 17 * d + 5 * d
+        count += 2 * 17 * d + 5 * d
     if model.index_embedding == "primes":
         count += (2 * len(primes_up_to(model.max_prime)) + 1) * d + (d + 1) * d
     return count

@@ -23,7 +23,7 @@ def tokens_of(*texts):
 
 
 def codes(text, smooth):
-    code, distance = left_to_write(tokens_of(text), np.array([smooth]))
+    code, _, _, distance = left_to_write(tokens_of(text), np.array([smooth]))
     return code[0].tolist(), distance[0]
 
 
@@ -54,6 +54,20 @@ def test_what_is_left_is_the_next_digit_of_the_smooth_count_while_the_value_foll
 def test_a_carry_shows_as_a_digit_beyond_nine_or_below_zero(text, expected):
     code, _ = codes(text, 33190.0512)
     assert code[-1] + LOWEST == expected
+
+
+@pytest.mark.parametrize("text, smooth, digit, other, spacings", [
+    ("b99:818", 81889.9634, 8, 9, 0.0366),  # the ninth ten begins 0.0366 further on
+    ("b99:818", 81880.0366, 8, 7, 0.0366),
+    ("b99:818", 81883.0, 8, 7, 3.0),
+    ("b99:81889.", 81889.9634, 9, 10, 0.0366),
+    ("b99:81890.", 81889.9634, -1, 0, 0.0366),
+])  # fmt: skip
+def test_the_digit_across_the_nearer_multiple_is_told_with_how_possible_it_is(text, smooth, digit, other, spacings):
+    code, across, weight, _ = left_to_write(tokens_of(text), np.array([smooth]))
+    assert (int(code[0, -1]) + LOWEST, int(across[0, -1]) + LOWEST) == (digit, other)
+    spacing = 2 * np.pi / np.log(smooth / (2 * np.pi))
+    assert weight[0, -1] == pytest.approx(max(0, 1 - spacings / spacing / 2), abs=1e-5)
 
 
 def test_distances_are_in_mean_spacings_of_the_zeros():

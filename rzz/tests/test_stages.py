@@ -138,6 +138,11 @@ def test_evaluation_refuses_zeros_that_the_checkpoint_has_seen(trained):
     assert "raise data.K" in errors
 
 
+def test_evaluation_of_an_unfinished_training_says_how_far_it_got(trained, tmp_path):
+    _, errors = run("evaluate.py", trained, "--checkpoint", str(trained / "checkpoints" / "round_0.pt"), "--set", "data.N=5")
+    assert "trained up to zero 299 only" in errors
+
+
 def test_evaluation_without_a_checkpoint_says_what_to_do_first(run_folder):
     _, errors = run("evaluate.py", run_folder, expect=2)
     assert "train.py" in errors
