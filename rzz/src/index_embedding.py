@@ -75,7 +75,8 @@ class IndexEmbedding(nn.Module):
         if self.kind == "primes":
             angle = features.phase * (2 * math.pi)
             waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
-            x = x + self.phase_output(F.gelu(self.phase_hidden(waves)))[:, None]
+            told = self.phase_output(F.gelu(self.phase_hidden(waves)))
+            x = x + told[:, None] * features.weight[..., None]  # where the digit is certain, phases could only blur it
         return x
 
     def features(self, tokens, indexes, start=0):
