@@ -1,0 +1,52 @@
+"""The tables of rzz/results.md from the runs of rzz/study/run.sh: one line a scale and embedding, over all seeds.
+
+    .venv/bin/python rzz/study/tabulate.py
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+RUNS = Path(__file__).resolve().parent / "runs"
+SCALES = ("10000", "50000", "height")
+EMBEDDINGS = ("digits", "place", "smooth", "primes")
+HEADER = ("embedding", "seeds", "MSE, sampled", "over the smooth count's", "of the seeds", "MSE, mean of 10 runs",
+          "over the smooth count's", "median error, spacings", "nats/zero", "readable", "minutes")  # fmt: skip
+
+
+def main():
+    for scale in SCALES:
+        found = {embedding: results(scale, embedding) for embedding in EMBEDDINGS}
+        some = next((runs[0] for runs in found.values() if runs), None)
+        if some is None:
+            continue
+        print(f"\n**{scale}**: test zeros {some['first_index']:,} … {some['last_index']:,}; MSE of the smooth count "
+              f"{some['baselines']['smooth count']['mse']:.4g}, of the last training zero "
+              f"{some['baselines']['last training zero']['mse']:.4g}, of a straight line "
+              f"{some['baselines']['straight line']['mse']:.4g}\n")  # fmt: skip
+        print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+        for embedding, runs in found.items():
+            if runs:
+                print("| " + " | ".join((f"`{embedding}`", str(len(runs)), *cells(runs))) + " |")
+
+
+def results(scale, embedding):
+    """Return the evaluation of every seed that has one."""
+    paths = sorted(RUNS.glob(f"{scale}_{embedding}_*/logs/evaluation.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def cells(runs):
+    def mean(key):
+        return np.mean([run[key] for run in runs])
+
+    smooth = runs[0]["baselines"]["smooth count"]["mse"]
+    each = ", ".join(f"{run['mse'] / smooth:.3g}" for run in runs)
+    return (f"{mean('mse'):.3g}", f"{mean('mse') / smooth:.3g}×", each, f"{mean('mse_of_mean_prediction'):.3g}",
+            f"{mean('mse_of_mean_prediction') / smooth:.3g}×", f"{mean('median_error_in_spacings'):.3g}",
+            f"{mean('nats_per_zero'):.2f}", f"{mean('readable'):.4f}", f"{mean('seconds_trained') / 60:.1f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
