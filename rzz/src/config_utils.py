@@ -79,14 +79,14 @@ class TuningConfig:
     host_step_ms: float = 8.0  # fixed cost of an update there
     grid: dict[str, list] = field(
         default_factory=lambda: {
-            "epochs": [1, 2, 4, 8, 16],
-            "learning_rate": [0.001, 0.003],
+            "epochs": list(range(1, 17)),
+            "learning_rate": [0.001, 0.002],
             "batch_size": [16, 32, 64, 128],
             "d_model": [64, 128],
-            "num_heads": [4],
+            "num_heads": [4, 8],
             "num_layers": [2, 4],
             "d_k": [16, 32],
-            "d_v": [16, 32],
+            "d_v": [32],
             "dropout": [0.0, 0.1],
             "index_embedding": ["primes"],
         }

@@ -19,7 +19,7 @@ import time
 
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from config_utils import GRID_AXES, load_config, stage_parser, write_back
+from config_utils import GRID_AXES, UserError, load_config, stage_parser, write_back
 from data_utils import first_zeros
 from device_utils import choose_device, describe_device
 from logging_utils import duration, log, progress_bar, read_json_lines, run_script, start_logging, write_json_line
@@ -41,14 +41,16 @@ def main(argv=None):
     points, ruled_out = grid_points(config)
     for point, why in ruled_out:
         log.info("ruled out: %s (%s)", point_text(point), why)
-    epochs = sorted(config.tuning.grid.get("epochs", [config.training.epochs]))
+    epochs = grid_epochs(config)
     log.info("%d points of the grid besides epochs: %d ruled out, %d to train for up to %d epochs of %s zeros",
              len(points) + len(ruled_out), len(ruled_out), len(points), epochs[-1], f"{config.tuning.zeros:,}")
     if args.dry_run:
         forecast = sum(hours(settings_of(config, point), 0.9 * config.tuning.zeros * epochs[-1]) for point in points)
         log.info("forecast for the search on the host: %s", duration(3600 * forecast))
         return
-    curves = search(config, points, epochs[-1], device)
+    if not points:
+        raise UserError("Every point of tuning.grid was ruled out, see above; raise tuning.max_memory_gb or max_training_hours.")
+    curves = search(config, points, epochs, device)
     winner = best_setting(config, curves, epochs)
     print(table(curves, epochs))
     changes = {}
@@ -81,11 +83,15 @@ def reason_against(config, point):
     memory = memory_gb(settings)
     if memory > config.tuning.max_memory_gb:
         return f"needs {memory:.1f} GB, tuning.max_memory_gb is {config.tuning.max_memory_gb:g}"
-    fewest = min(config.tuning.grid.get("epochs", [config.training.epochs]))
-    forecast = hours(settings, run_zeros(config, fewest))
+    forecast = hours(settings, run_zeros(config, grid_epochs(config)[0]))
     if forecast > config.tuning.max_training_hours:
         return f"full training would take {forecast:.1f} h, tuning.max_training_hours is {config.tuning.max_training_hours:g}"
     return None
+
+
+def grid_epochs(config):
+    """The numbers of epochs that the grid asks for, ascending."""
+    return sorted(config.tuning.grid.get("epochs", [config.training.epochs]))
 
 
 def settings_of(config, point):
@@ -100,7 +106,7 @@ def settings_of(config, point):
 def search(config, points, epochs, device):
     """Return the curve of every point, from logs/tuning.jsonl where it stands there, else by training it."""
     path = config.log_folder / "tuning.jsonl"
-    conditions = {"zeros": config.tuning.zeros, "epochs": epochs, "base": base_settings(config)}
+    conditions = {"zeros": config.tuning.zeros, "epochs": epochs[-1], "base": base_settings(config)}
     done = {key_of(line["point"]): line for line in read_json_lines(path) if line["conditions"] == conditions}
     training, validation = first_zeros(config)
     curves = []
@@ -108,14 +114,14 @@ def search(config, points, epochs, device):
         for point in points:
             curve = done.get(key_of(point))
             if curve is None:
-                found = train_point(config, point, epochs, training, validation, device)
+                found = train_point(config, point, epochs[-1], training, validation, device)
                 curve = {"point": point, "conditions": conditions, **found}
                 write_json_line(path, curve)
                 log.info("point %d/%d · %s · best %.3f nats/zero · %s", len(curves) + 1, len(points), point_text(point),
-                         min(finite(curve["nats_per_zero"])), duration(curve["seconds"]))  # fmt: skip
+                         best_epochs(curve, epochs)[0], duration(curve["seconds"]))  # fmt: skip
             curves.append(curve)
             bar.update(1)
-            bar.set_postfix_str(f"best {min(min(finite(curve['nats_per_zero'])) for curve in curves):.3f} nats/zero")
+            bar.set_postfix_str(f"best {min(best_epochs(curve, epochs) for curve in curves)[0]:.3f} nats/zero")
     return curves
 
 
@@ -152,7 +158,10 @@ def train_point(config, point, epochs, training, validation, device):
 
 
 def best_setting(config, curves, epochs):
-    """Return the point and number of epochs of lowest nats per zero whose full training the host can carry."""
+    """Return the point and number of epochs of lowest nats per zero whose full training the host can carry.
+
+    Raises UserError where every point diverged.
+    """
     candidates = []
     for curve in curves:
         for count in epochs:
@@ -160,22 +169,24 @@ def best_setting(config, curves, epochs):
             forecast = hours(settings_of(config, curve["point"]), run_zeros(config, count))
             if nats is not None and forecast <= config.tuning.max_training_hours:
                 candidates.append((nats, {**curve["point"], "epochs": count}))
-    nats, winner = min(candidates, key=lambda candidate: candidate[0])
-    return winner
+    if not candidates:
+        raise UserError("No point of the grid was trained to a finite loss; add smaller values to tuning.grid.learning_rate.")
+    return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def table(curves, epochs):
-    """Return the ten best points, best first, with their curve at the grid's numbers of epochs."""
-    ranked = sorted(curves, key=lambda curve: min(finite(curve["nats_per_zero"])))
-    lines = ["validation nats per zero after " + ", ".join(f"{count}" for count in epochs) + " epochs; the ten best points"]
-    for rank, curve in enumerate(ranked[:10], 1):
-        at = "  ".join("diverged" if (nats := curve["nats_per_zero"][count - 1]) is None else f"{nats:8.3f}" for count in epochs)
-        lines.append(f"{rank:2d}  {at}  {curve['parameters']:>9,} parameters  {point_text(curve['point'])}")
+    """Return the ten best points, best first, each with the number of epochs that served it best."""
+    ranked = sorted((best_epochs(curve, epochs), index) for index, curve in enumerate(curves))
+    lines = ["the ten best points", "   nats/zero  epochs  parameters"]
+    for (nats, count), index in ranked[:10]:
+        lines.append(f"{nats:12.3f}  {count:6d}  {curves[index]['parameters']:10,}  {point_text(curves[index]['point'])}")
     return "\n".join(lines)
 
 
-def finite(values):
-    return [value for value in values if value is not None] or [math.inf]
+def best_epochs(curve, epochs):
+    """Return (lowest validation nats per zero, number of epochs that reached it) of a point; infinity where it diverged."""
+    scores = [(curve["nats_per_zero"][count - 1], count) for count in epochs]
+    return min(((nats, count) for nats, count in scores if nats is not None), default=(math.inf, epochs[0]))
 
 
 def key_of(point):
