@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The trainings behind rzz/results.md: every index embedding at every scale, three seeds each, one after the other on one
-# core, with the model and settings of the demo. Finished ones are not done again; interrupted ones go on.
+# core, with the model and settings of rzz/study/config.json. Finished ones are not done again; interrupted ones go on.
 #
 #   bash rzz/study/run.sh                        # all: about an hour and a half on one AMD EPYC core
 #   bash rzz/study/run.sh 10000 primes 1         # one scale, one embedding, one seed
@@ -24,7 +24,7 @@ for scale in ${1:-10000 50000 height}; do
             run="$here/runs/${scale}_${embedding}_${seed}"
             [ -f "$run/logs/evaluation.json" ] && continue
             mkdir -p "$run"
-            cp "$here/../demo/config.json" "$run/config.json"
+            cp "$here/config.json" "$run/config.json"
             settings="--config $run/config.json $data --set model.index_embedding=$embedding --set training.seed=$seed"
             echo "$scale zeros an interval, $embedding, seed $seed"
             "$python" "$here/../src/train.py" $settings --resume 2>"$run/train.txt"
