@@ -69,7 +69,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     zeros = commands.add_parser("zeros", help="zeros a second, beside mpmath and python-flint")
-    zeros.add_argument("--count", type=int, default=500_000, help="zeros at each height (default %(default)s)")
+    zeros.add_argument("--count", type=int, choices=range(1, 10_000_001), metavar="COUNT", default=500_000,
+                       help="zeros at each height (default %(default)s)")
     arguments = parser.parse_args()
     benchmark_zeros(arguments.count)
 

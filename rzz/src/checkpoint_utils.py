@@ -19,12 +19,14 @@ import datetime
 import hashlib
 import logging
 import os
+from contextlib import contextmanager
 
 import torch
 
-from config_utils import UserError
+from config_utils import ModelConfig, UserError
 from device_utils import to_cpu
 from file_utils import atomic_write, sync_folder
+from training_utils import build_model, parameter_count
 
 log = logging.getLogger("rzz")
 
@@ -61,7 +63,7 @@ def make_checkpoint(model, optimizer, progress, config, device):
             "format": FORMAT,
             "torch": str(torch.__version__),
             "device": device.type,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": parameter_count(model),
             "saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         },
     }
@@ -83,10 +85,37 @@ def save_checkpoint(checkpoint, path):
     sync_folder(path.parent)
 
 
-def restore(checkpoint, model, optimizer):
-    """Put the weights and the optimizer's state of a checkpoint into `model` and `optimizer`, on their device."""
-    model.load_state_dict(checkpoint["model"])
-    optimizer.load_state_dict({"state": checkpoint["optimizer"], "param_groups": optimizer.state_dict()["param_groups"]})
+def restore(checkpoint, model, optimizer, path):
+    """Put the weights and the optimizer's state of a checkpoint into `model` and `optimizer`; return its Progress.
+
+    Raises UserError, naming `path`, where they do not fit.
+    """
+    with fitting(path):
+        model.load_state_dict(checkpoint["model"])
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": checkpoint["optimizer"], "param_groups": groups})
+        return Progress(**checkpoint["progress"])
+
+
+def trained_model(checkpoint, path):
+    """Return the Transformer that a checkpoint holds, on the CPU; its shape comes from the checkpoint too.
+
+    Raises UserError, naming `path`, where the file is of another version of the program.
+    """
+    with fitting(path):
+        model = build_model(ModelConfig(**checkpoint["config"]["model"]), seed=0)
+        model.load_state_dict(checkpoint["model"])
+        return model
+
+
+@contextmanager
+def fitting(path):
+    """Turn what torch and dataclasses raise about other names and shapes into a UserError that names `path`."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} does not fit this version of rzz ({reason}); use another checkpoint.") from error
 
 
 def load_checkpoint(path):

@@ -53,6 +53,11 @@ class ModelConfig:
     index_embedding: str = "primes"  # digits | place | smooth | primes
     max_prime: int = 1000  # index_embedding "primes": phases of the primes up to here
 
+    def head_sizes(self):
+        """Return (d_k, d_v, d_ff) with the nulls filled in."""
+        head = self.d_model // self.num_heads
+        return self.d_k or head, self.d_v or head, self.d_ff or 4 * self.d_model
+
 
 @dataclass
 class TrainingConfig:
@@ -168,13 +173,11 @@ def load_config(path=DEFAULT_CONFIG, overrides=(), device=None):
     """
     path = Path(path).expanduser().resolve()
     settings = read_settings(path)
-    for override in overrides:
+    for override in [*overrides, *([] if device is None else [f"runtime.device={device}"])]:
         section, key, value = split_override(override)
         if not isinstance(settings.setdefault(section, {}), dict):
             raise UserError(f"{path}: {section} must be an object with keys and values.")
         settings[section][key] = value
-    if device is not None:
-        settings.setdefault("runtime", {})["device"] = device
     sections = {}
     for name, values in settings.items():
         if name not in SECTIONS:
@@ -231,7 +234,7 @@ def section_from_values(section_type, section, values):
 def checked_value(hint, name, value):
     """Return `value` as the type `hint`; an int stands for a float, nothing else is converted."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in kinds and type(value) is int:
+    if float in kinds and type(value) is int and abs(value) < 2**63:
         value = float(value)
     if type(value) not in kinds:
         wanted = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
@@ -256,27 +259,10 @@ def checked_grid(grid):
 
 def check_config(config):
     """Raise UserError for the first setting that is out of range or does not fit the others."""
-    data, model, training, tuning = config.data, config.model, config.training, config.tuning
-    at_least = {
-        "data.first_round": (data.first_round, 0), "data.N": (data.N, 1), "data.interval_size": (data.interval_size, 10),
-        "training.epochs": (training.epochs, 1), "training.warmup_steps": (training.warmup_steps, 0),
-        "training.batch_size": (training.batch_size, 1), "training.checkpoint_interval": (training.checkpoint_interval, 1),
-        "training.log_interval": (training.log_interval, 1), "training.seed": (training.seed, 0),
-        "training.validation_interval": (training.validation_interval, 1), "training.mse_zeros": (training.mse_zeros, 1),
-        "training.max_bad_steps": (training.max_bad_steps, 1), "runtime.dollars_per_hour": (config.runtime.dollars_per_hour, 0),
-        "training.weight_decay": (training.weight_decay, 0), "evaluation.runs": (config.evaluation.runs, 1),
-        "evaluation.seed": (config.evaluation.seed, 0), "tuning.zeros": (tuning.zeros, 100),
-    }  # fmt: skip
-    for name, (value, low) in at_least.items():
-        if not value >= low:
-            raise UserError(f"{name} is {value}, but must be at least {low}.")
-    for name, value in {
-        "training.learning_rate": training.learning_rate, "training.gradient_clip": training.gradient_clip,
-        "tuning.max_memory_gb": tuning.max_memory_gb, "tuning.max_training_hours": tuning.max_training_hours,
-        "tuning.host_tflops": tuning.host_tflops, "tuning.host_step_ms": tuning.host_step_ms,
-    }.items():  # fmt: skip
-        if not 0 < value < float("inf"):
-            raise UserError(f"{name} is {value}, but must be a positive number.")
+    data, tuning = config.data, config.tuning
+    check_range("data.first_round", data.first_round, 0)
+    check_range("data.interval_size", data.interval_size, 10)
+    check_range("data.N", data.N, 1)
     if data.K < data.first_round:
         raise UserError(f"data.K is {data.K}, but training begins at data.first_round = {data.first_round}: raise K.")
     if not 0 < data.validation_fraction <= 1:
@@ -287,37 +273,64 @@ def check_config(config):
             f"data.N is {data.N}, but an interval of {data.interval_size} zeros minus the validation sample of {sample} "
             f"leaves {data.interval_size - sample}: lower N or raise data.interval_size."
         )
+    check_row_length((data.K + 2) * data.interval_size - 1, "the last zero of interval K + 1")
+    check_model_ranges(config.model, "model.")
+    check_heads(config.model)
+    check_training(config.training, "training.")
+    check_range("tuning.zeros", tuning.zeros, 100)
+    for name in ("max_memory_gb", "max_training_hours", "host_tflops", "host_step_ms"):
+        check_range(f"tuning.{name}", getattr(tuning, name), 1e-9)
+    check_range("evaluation.runs", config.evaluation.runs, 1)
+    check_range("evaluation.seed", config.evaluation.seed, 0)
     if not 0 < config.evaluation.top_p <= 1:
         raise UserError(f"evaluation.top_p is {config.evaluation.top_p}, but must lie in (0, 1].")
-    check_row_length((data.K + 2) * data.interval_size - 1, "the last zero of interval K + 1")
-    check_model(model)
+    check_range("runtime.dollars_per_hour", config.runtime.dollars_per_hour, 0)
     for axis, values in tuning.grid.items():
-        for value in values:
-            section = "model" if GRID_AXES[axis] == "model" else "training"
-            changed = dataclasses.replace(getattr(config, section), **{axis: value})
-            if section == "training" and not (changed.learning_rate > 0 and changed.batch_size > 0 and changed.epochs > 0):
-                raise UserError(f"tuning.grid.{axis} holds {value}, but must hold positive numbers.")
-            if axis in ("index_embedding", "dropout", "max_prime"):
-                check_model(changed)
+        check = check_model_ranges if GRID_AXES[axis] == "model" else check_training
+        for value in values:  # whether sizes fit each other is asked of each point, which is then ruled out
+            check(dataclasses.replace(getattr(config, GRID_AXES[axis]), **{axis: value}), "tuning.grid.")
 
 
-def check_model(model):
-    """Raise UserError where the sizes of a ModelConfig do not fit one another."""
+def check_range(name, value, low, high=2**63 - 1):
+    """Raise UserError where `value` is not in [low, high]; NaN is in no range."""
+    if not low <= value <= high:
+        raise UserError(f"{name} is {value}, but must be at least {low}{'' if value < low else f' and at most {high}'}.")
+
+
+def check_model_ranges(model, prefix):
+    """Raise UserError for a value of a ModelConfig that no model can have."""
     for name in ("d_model", "num_layers", "num_heads", "d_k", "d_v", "d_ff"):
-        value = getattr(model, name)
-        if value is not None and value < 1:
-            raise UserError(f"model.{name} is {value}, but must be at least 1.")
-    if (model.d_k is None or model.d_v is None) and model.d_model % model.num_heads:
+        if getattr(model, name) is not None:
+            check_range(prefix + name, getattr(model, name), 1, 65_536)
+    check_range(prefix + "max_prime", model.max_prime, 2, 1_000_000)
+    if not 0 <= model.dropout < 1:
+        raise UserError(f"{prefix}dropout is {model.dropout}, but must lie in [0, 1).")
+    if model.index_embedding not in INDEX_EMBEDDINGS:
+        raise UserError(f"{prefix}index_embedding is {model.index_embedding!r}, not one of {', '.join(INDEX_EMBEDDINGS)}.")
+
+
+def heads_fit(model):
+    """Whether every head has its dimensions: given as d_k and d_v, or an equal share of d_model."""
+    return (model.d_k is not None and model.d_v is not None) or model.d_model % model.num_heads == 0
+
+
+def check_heads(model):
+    if not heads_fit(model):
         raise UserError(
             f"model.d_model = {model.d_model} is not divisible by model.num_heads = {model.num_heads}: "
             "change one of them, or set model.d_k and model.d_v."
         )
-    if not 0 <= model.dropout < 1:
-        raise UserError(f"model.dropout is {model.dropout}, but must lie in [0, 1).")
-    if model.index_embedding not in INDEX_EMBEDDINGS:
-        raise UserError(f"model.index_embedding is {model.index_embedding!r}, not one of {', '.join(INDEX_EMBEDDINGS)}.")
-    if model.max_prime < 2:
-        raise UserError(f"model.max_prime is {model.max_prime}, but the first prime is 2.")
+
+
+def check_training(training, prefix):
+    """Raise UserError for a value of a TrainingConfig that no training can have."""
+    for name in ("epochs", "checkpoint_interval", "log_interval", "validation_interval", "max_bad_steps", "mse_zeros"):
+        check_range(prefix + name, getattr(training, name), 1)
+    check_range(prefix + "batch_size", training.batch_size, 1, 1_000_000)
+    for name in ("warmup_steps", "seed", "weight_decay"):
+        check_range(prefix + name, getattr(training, name), 0)
+    for name in ("learning_rate", "gradient_clip"):
+        check_range(prefix + name, getattr(training, name), 1e-12)
 
 
 def check_row_length(index, what):

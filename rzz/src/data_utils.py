@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 from contextlib import contextmanager
+from pathlib import Path
 
 import mpmath
 import numpy as np
@@ -229,19 +230,18 @@ def training_zeros(config, t):
 def validation_zeros(config, t):
     """The validation sample of round t: data.validation_fraction of interval t + 1, in index order.
 
-    Drawn once from training.seed and kept in data/ as validation_round_<t>.npy (their indexes). In round K the test
+    Drawn once from training.seed and kept in data/ as validation_round_<t>_seed_<seed>.npy. In round K the test
     zeros are left out of the draw, so that no test zero is seen before evaluation.
     """
     zeros = stored_zeros(config, *interval(config, t + 1))
     kept_out = config.data.N if t == config.data.K else 0
     size = validation_size(config.data)
-    name = config.data_folder / f"validation_round_{t}.npy"
+    name = config.data_folder / f"validation_round_{t}_seed_{config.training.seed}.npy"
     positions = stored_sample(name, zeros.indexes, kept_out, size)
     if positions is None:
         generator = np.random.default_rng(mixed_seed(config.training.seed, VALIDATION_STREAM, t))
         positions = kept_out + np.sort(generator.choice(len(zeros) - kept_out, size=size, replace=False))
-        with atomic_write(name) as file:
-            np.save(file, zeros.indexes[positions], allow_pickle=False)
+        write_values(name, zeros.indexes[positions])
     return zeros.part(positions)
 
 
@@ -250,9 +250,9 @@ def stored_sample(path, indexes, kept_out, size):
     if not path.exists():
         return None
     try:
-        sample = np.load(path, allow_pickle=False)
-        fits = sample.dtype == np.int64 and sample.shape == (size,) and bool((np.diff(sample) > 0).all())
-    except (OSError, ValueError):
+        sample = load_values(path, size)
+        fits = bool((np.diff(sample) > 0).all())
+    except ValueError:
         fits = False
     if fits and indexes[kept_out] <= sample[0] and sample[-1] <= indexes[-1]:
         return sample - indexes[0]
@@ -264,6 +264,16 @@ def test_zeros(config):
     """The test set: the first data.N zeros of interval K + 1, in a file of their own."""
     first, _ = interval(config, config.data.K + 1)
     return stored_zeros(config, first, config.data.N)
+
+
+def require_zeros(config):
+    """Raise UserError at once where zeros_db refuses the last zero that training and evaluation will ask for."""
+    first, count = interval(config, config.data.K + 1)
+    if not config.data.platt_tables:
+        try:
+            zeros_db.zeros_starting_at_N(first + count - 1, 1)
+        except ValueError as error:
+            raise UserError(f"{error}; lower data.K or data.interval_size, or name Platt's tables.") from error
 
 
 def interval(config, t):
@@ -297,7 +307,7 @@ def stored_zeros(config, first, count):
 
 
 def write_values(path, values):
-    """Write int64 `values` to `path` in numpy's format with a SHA-256 of that at the end, which np.load leaves unread."""
+    """Write an int64 array to `path` in numpy's format with a SHA-256 of that at the end, which np.load leaves unread."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     with disk_errors(path), atomic_write(path) as file:
@@ -306,13 +316,19 @@ def write_values(path, values):
 
 def read_values(path, first, count):
     """Return the int64 values (count,) of an interval file. Raises ValueError, naming the file, for anything odd."""
+    values = load_values(path, count)
+    check_values(values, first, str(path))
+    return values
+
+
+def load_values(path, count):
+    """Return the int64 array (count,) that write_values wrote. Raises ValueError, naming the file, where it is another."""
     content = without_digest(path.read_bytes())
     if content is None:
         raise ValueError(f"{path} is damaged: its checksum does not match")
     values = np.load(io.BytesIO(content), allow_pickle=False)
     if values.dtype != np.int64 or values.shape != (count,):
         raise ValueError(f"{path} holds {values.dtype} {values.shape} instead of {count} int64 values")
-    check_values(values, first, str(path))
     return values
 
 
@@ -325,7 +341,7 @@ def fetch_values(config, first, count, partial):
     if config.data.platt_tables:
         if not hasattr(zeros_db, "use_platt_tables"):
             raise UserError('This zeros_db.py does not read Platt\'s tables; set data.platt_tables to "".')
-        zeros_db.use_platt_tables(config.data.platt_tables)
+        zeros_db.use_platt_tables(str(config.folder / Path(config.data.platt_tables).expanduser()))
     chunks = read_chunks(partial)
     filled = sum(map(len, chunks))
     if filled:
@@ -333,16 +349,19 @@ def fetch_values(config, first, count, partial):
     with mpmath.workprec(mpmath.mp.prec), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
         try:
             zeros = iter(zeros_db.zeros_starting_at_N(first + filled, count - filled)) if filled < count else iter(())
-            while pairs := list(itertools.islice(zeros, CHUNK)):
+            while pairs := list(itertools.islice(zeros, min(CHUNK, count - filled + 1))):
                 chunks.append(values_of_pairs(pairs, first + filled))
                 filled += len(pairs)
                 with disk_errors(partial), open(partial, "ab") as file:
                     file.write(with_digest(chunks[-1].tobytes()))
                 bar.update(len(pairs))
-        except (ValueError, OSError) as error:
+                if filled > count:
+                    break
+        except (ValueError, TypeError, AttributeError, ArithmeticError, OSError) as error:
             raise UserError(f"zeros_db could not give zeros {first} … {first + count - 1}: {error}.") from error
     if filled != count:
-        raise UserError(f"zeros_db gave {filled} zeros from index {first} on instead of {count}.")
+        partial.unlink(missing_ok=True)
+        raise UserError(f"zeros_db gave {filled} zeros or more from index {first} on instead of {count}.")
     values = np.concatenate(chunks)
     try:
         check_values(values, first, "zeros_db")

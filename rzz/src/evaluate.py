@@ -12,7 +12,7 @@ import json
 import math
 from pathlib import Path
 
-from checkpoint_utils import checkpoint_files, latest_checkpoint, load_checkpoint
+from checkpoint_utils import checkpoint_files, latest_checkpoint, load_checkpoint, trained_model
 from config_utils import ModelConfig, UserError, load_config, stage_parser
 from data_utils import interval, test_zeros, training_zeros
 from device_utils import choose_device, describe_device
@@ -33,12 +33,11 @@ def main(argv=None):
 
     checkpoint, path = chosen_checkpoint(config, args.checkpoint)
     check_unseen(checkpoint, config, path)
+    model = trained_model(checkpoint, path).to(device)
     model_config = ModelConfig(**checkpoint["config"]["model"])
-    model = build_model(model_config, seed=checkpoint["config"]["training"]["seed"]).to(device)
     dataset = test_zeros(config)
 
-    untrained = cross_entropy_of(model, dataset)
-    model.load_state_dict(checkpoint["model"])
+    untrained = cross_entropy_of(build_model(model_config, checkpoint["config"]["training"]["seed"]).to(device), dataset)
     trained = cross_entropy_of(model, dataset)
     options = config.evaluation
     log.info("Writing %s zeros × %d runs, nucleus p = %g", f"{len(dataset):,}", options.runs, options.top_p)
@@ -80,6 +79,10 @@ def check_unseen(checkpoint, config, path):
     last, first_test = trained_up_to(checkpoint), interval(config, config.data.K + 1)[0]
     if last >= first_test:
         raise UserError(f"{path} was trained on zeros up to {last}, but the test set begins at {first_test}: raise data.K.")
+    saved = checkpoint["config"]["data"]
+    if checkpoint["progress"]["round"] >= config.data.K and (saved["K"], saved["N"]) != (config.data.K, config.data.N):
+        log.warning("%s was trained with data.K = %d and data.N = %d: its validation sample may hold zeros of this test set",
+                    path.name, saved["K"], saved["N"])  # fmt: skip
     if last < first_test - 1:
         log.warning("%s has been trained up to zero %s only; the test set begins at %s", path.name, f"{last:,}", f"{first_test:,}")
 

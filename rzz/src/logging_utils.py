@@ -8,8 +8,10 @@
     log.info("device %s", device)
 """
 
+import errno
 import json
 import logging
+import os
 import signal
 import sys
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from file_utils import atomic_write
 
 log = logging.getLogger("rzz")
 training_log = logging.getLogger("rzz.training")
+DISK_ERRORS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT)
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
@@ -54,8 +57,8 @@ def add_handler(logger, handler, form):
 def run_script(main):
     """Run a stage's main() and leave with the exit code that its outcome deserves.
 
-    0 on success, 2 with one line for a UserError, 130 on Ctrl-C. Any other exception is a bug: its traceback goes
-    to logs/rzz.log and to standard error, exit code 1.
+    0 on success, 2 with one line for a UserError or a disk that is full or not writable, 130 on Ctrl-C. Any other
+    exception is a bug: its traceback goes to logs/rzz.log and to standard error, exit code 1.
     """
     try:
         code = main() or 0
@@ -65,16 +68,29 @@ def run_script(main):
         else:
             print(error, file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise_as_bug()
+        print(f"{error.filename or 'The disk'}: {error.strerror}; free some space or choose a folder that can be written.",
+              file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         code = INTERRUPTED
     except Exception:
-        if log.handlers:
-            log.exception("This is a bug in rzz, or something that it should have foreseen:")
-            code = 1
-        else:
-            raise
+        raise_as_bug()
     sys.exit(code)
+
+
+def raise_as_bug():
+    """Log the exception in flight with its traceback, and leave with it."""
+    if not log.handlers:
+        raise
+    log.exception("This is a bug in rzz, or something that it should have foreseen:")
+    sys.exit(1)
 
 
 def progress_bar(total, description, unit, initial=0):
@@ -105,11 +121,11 @@ def read_json_lines(path):
     if not path.exists():
         return []
     objects = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            objects.append(json.loads(line))
-        except ValueError:
-            log.warning("%s: a line that is not JSON was left out: %.60s", path.name, line)
+            objects.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            log.warning("%s: a line that is no JSON object was left out: %.60s", path.name, line)
     return objects
 
 
@@ -125,6 +141,7 @@ def stop_requests():
         if received:
             raise KeyboardInterrupt
         received.append(number)
+        log.info("Stopping after this step …")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -29,7 +29,7 @@ def parse_value(text):
 def sampled_texts(model, indexes, runs, top_p, seed):
     """Return for each of `indexes` a list of `runs` texts that the model writes after 'b<i>:', cut after the first 'e'.
 
-    Nucleus sampling with `top_p`; 0 is greedy. What run r of the k-th index draws depends on seed, k and r alone.
+    Nucleus sampling with `top_p`; 0 is greedy. What is drawn depends on the seed and on the numbers of indexes and runs.
     """
     generator = torch.Generator().manual_seed(mixed_seed(seed))
     context = model.config.context

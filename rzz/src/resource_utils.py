@@ -15,7 +15,7 @@ OPTIMIZER_COPIES = 4  # weights, gradients, and the two averages of AdamW
 def parameters(model):
     """Number of parameters of the Transformer that a ModelConfig describes."""
     d, heads = model.d_model, model.num_heads
-    d_k, d_v, d_ff = head_sizes(model)
+    d_k, d_v, d_ff = model.head_sizes()
     attention = (d + 1) * heads * (2 * d_k + d_v) + (heads * d_v + 1) * d
     feed_forward = (d + 1) * d_ff + (d_ff + 1) * d
     count = model.num_layers * (attention + feed_forward + 4 * d) + 16 * d + 2 * d + (d + 1) * 16 + 64 * d
@@ -24,12 +24,6 @@ def parameters(model):
     if model.index_embedding == "primes":
         count += (2 * len(primes_up_to(model.max_prime)) + 1) * d + (d + 1) * d
     return count
-
-
-def head_sizes(model):
-    """Return (d_k, d_v, d_ff) of a ModelConfig with its nulls filled in."""
-    head = model.d_model // model.num_heads
-    return model.d_k or head, model.d_v or head, model.d_ff or 4 * model.d_model
 
 
 def columns(config):
@@ -41,7 +35,7 @@ def columns(config):
 def memory_gb(config):
     """Gigabytes for weights, gradients, optimizer and the activations of one batch that the backward pass needs."""
     model, T = config.model, columns(config)
-    d_k, d_v, d_ff = head_sizes(model)
+    d_k, d_v, d_ff = model.head_sizes()
     per_token = 7 * model.d_model + model.num_heads * (2 * d_k + 2 * d_v + 3 * T) + 2 * d_ff
     activations = config.training.batch_size * T * (model.num_layers * per_token + 6 * model.d_model)
     return BYTES * (OPTIMIZER_COPIES * parameters(model) + activations) / 1e9
@@ -50,7 +44,7 @@ def memory_gb(config):
 def flops_per_zero(config):
     """Floating-point operations of one forward and backward pass over one row, two for each multiply-add."""
     model, T = config.model, columns(config)
-    d_k, d_v, _ = head_sizes(model)
+    d_k, d_v, _ = model.head_sizes()
     attention = 2 * model.num_layers * model.num_heads * T * T * (d_k + d_v)
     return 3 * (2 * T * parameters(model) + attention)
 

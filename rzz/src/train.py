@@ -27,7 +27,7 @@ from checkpoint_utils import (
     save_checkpoint,
 )
 from config_utils import UserError, load_config, require_writable, stage_parser
-from data_utils import interval, training_zeros, validation_zeros
+from data_utils import interval, require_zeros, training_zeros, validation_zeros
 from device_utils import choose_device, describe_device, free_memory, is_out_of_memory, mixed_seed, synchronize
 from file_utils import exclusive_lock
 from logging_utils import (
@@ -59,8 +59,9 @@ FIXED_IN_A_RUN = ("data.interval_size", "data.first_round", "training.batch_size
 
 def main(argv=None):
     parser = stage_parser(__doc__)
-    parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint, or begin where there is none")
-    parser.add_argument("--fresh", action="store_true", help="move an existing run to previous_runs/ and begin anew")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--resume", action="store_true", help="go on from the latest checkpoint, or begin where there is none")
+    ways.add_argument("--fresh", action="store_true", help="move an existing run to previous_runs/ and begin anew")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
     start_logging(config.log_folder)
@@ -79,14 +80,14 @@ def run(config, args, device, reason):
         move_run_aside(config)
     elif not args.resume and checkpoint_files(config.checkpoint_folder):
         raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
+    require_zeros(config)
     model = build_model(config.model, config.training.seed).to(device)
     optimizer = make_optimizer(model, config.training)
     progress = Progress(round=config.data.first_round)
     checkpoint, path = latest_checkpoint(config.checkpoint_folder)
     if checkpoint is not None:
         check_fits(checkpoint, config, path)
-        restore(checkpoint, model, optimizer)
-        progress = Progress(**checkpoint["progress"])
+        progress = restore(checkpoint, model, optimizer, path)
         log.info("Resumed %s at %s", path, place(progress, config))
     keep_lines(config, progress.log_lines)
 
@@ -106,16 +107,14 @@ def train(config, model, optimizer, progress, device, stop):
     """Run the rounds from `progress` on, which is kept up to date. Returns False where `stop` asked to end early."""
     settings = config.training
     total_steps = steps_in_run(config)
-    losses = torch.zeros(settings.log_interval, device=device)  # of the steps since the last line of the log
-    losses[: len(progress.losses)] = torch.tensor(progress.losses, device=device)
-    logged = len(progress.losses)
+    losses = list(torch.tensor(progress.losses, device=device))  # of the steps since the last line of the log
     parts = 1  # of a batch, more where the device's memory does not hold it whole
     with progress_bar(zeros_in_run(config), "training", "zero", initial=zeros_trained(progress, config)) as bar:
         while True:
             if progress.epoch >= settings.epochs:
                 if progress.round >= config.data.K:
                     return True
-                progress.round, progress.epoch = progress.round + 1, 0
+                progress.round, progress.epoch, progress.row = progress.round + 1, 0, 0
             training, validation = training_zeros(config, progress.round), validation_zeros(config, progress.round)
             if progress.step == 0:
                 log_before_first_step(model, validation)
@@ -125,27 +124,35 @@ def train(config, model, optimizer, progress, device, stop):
                     rate = learning_rate_at(progress.step, total_steps, settings)
                     batch = training.batch(progress.row, settings.batch_size)
                     loss, parts = step_within_memory(config, model, optimizer, batch, rate, progress, parts)
-                    losses[logged] = loss
+                    losses.append(loss)
                     seen = min(settings.batch_size, len(training) - progress.row)
-                    progress.row, progress.step, logged = progress.row + seen, progress.step + 1, logged + 1
+                    progress.row, progress.step = progress.row + seen, progress.step + 1
                     bar.update(seen)
 
                     if progress.step % settings.validation_interval == 0:
                         log_validation(config, model, progress, training, validation)
                     if progress.step % settings.log_interval == 0:
-                        log_training(config, progress, losses[:logged].tolist(), rate, clock, total_steps)
-                        logged = 0
+                        log_training(config, progress, floats(losses), rate, clock, total_steps)
+                        losses.clear()
                     if progress.step % settings.checkpoint_interval == 0 or stop:
-                        progress.losses = losses[:logged].tolist()
-                        save(config, model, optimizer, progress, device, clock, [LAST])
+                        progress.losses = floats(losses)
+                        saved = save(config, model, optimizer, progress, device, clock, [LAST])
                     if stop:
+                        require_saved(saved, config, progress)
                         return False
                 progress.epoch, progress.row = progress.epoch + 1, 0
             if progress.step % settings.validation_interval:  # else it was measured just now
                 log_validation(config, model, progress, training, validation)
             training_log.info("%s · end of the round%s", place(progress, config), validation_text(progress))
-            progress.losses = losses[:logged].tolist()
-            save(config, model, optimizer, progress, device, clock, [f"round_{progress.round}.pt", LAST])
+            progress.losses = floats(losses)
+            saved = save(config, model, optimizer, progress, device, clock, [f"round_{progress.round}.pt", LAST])
+            if progress.round >= config.data.K:
+                require_saved(saved, config, progress)
+
+
+def floats(losses):
+    """Return tensors on a device as a list of floats, in one transfer, which waits for the device."""
+    return torch.stack(losses).tolist() if losses else []
 
 
 def step_within_memory(config, model, optimizer, batch, rate, progress, parts):
@@ -215,7 +222,7 @@ def log_validation(config, model, progress, training, validation):
     best = min(found.nats_per_token, before["best_loss"]) if before else found.nats_per_token
     row = progress.row or len(training)
     recent = training.part(slice(max(0, row - settings.mse_zeros), row))
-    spread = validation.part(slice(None, None, max(1, len(validation) // settings.mse_zeros)))
+    spread = validation.part(slice(None, None, math.ceil(len(validation) / settings.mse_zeros)))
     measured = {}
     for name, zeros in (("training", recent), ("validation", spread)):
         seed = mixed_seed(settings.seed, progress.step)
@@ -250,15 +257,25 @@ def log_before_first_step(model, validation):
 
 
 def save(config, model, optimizer, progress, device, clock, names):
-    """Save a checkpoint under each of `names`. A full disk is said and survived: the older checkpoint stays."""
+    """Save a checkpoint under each of `names`; return whether that worked. A full disk is said and survived."""
     clock.look()
+    saved = True
     checkpoint = make_checkpoint(model, optimizer, progress, config, device)
     for name in names:
         try:
             save_checkpoint(checkpoint, config.checkpoint_folder / name)
         except OSError as error:
+            saved = False
             log.error("Could not save %s (%s); the older checkpoint stays and training goes on. Free some space.",
                       name, error.strerror)
+    return saved
+
+
+def require_saved(saved, config, progress):
+    """Raise UserError where training ends with a checkpoint that could not be saved."""
+    if not saved:
+        raise UserError(f"Stopped at {place(progress, config)}, which could not be saved in {config.checkpoint_folder}: free some "
+                        "space and go on with --resume from the checkpoint before.")
 
 
 def place(progress, config):

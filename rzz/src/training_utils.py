@@ -23,16 +23,8 @@ VALIDATION_BATCH = 512  # zeros; memory for activations alone, no effect on the 
 def build_model(model, seed):
     """Return a new Transformer of the sizes in a ModelConfig, its weights drawn on the CPU from `seed`."""
     torch.manual_seed(seed)
-    head = model.d_model // model.num_heads
-    config = TransformerConfig(
-        d_model=model.d_model,
-        num_layers=model.num_layers,
-        num_heads=model.num_heads,
-        d_k=model.d_k or head,
-        d_v=model.d_v or head,
-        d_ff=model.d_ff or 4 * model.d_model,
-        dropout=model.dropout,
-    )
+    d_k, d_v, d_ff = model.head_sizes()
+    config = TransformerConfig(model.d_model, model.num_layers, model.num_heads, d_k, d_v, d_ff, model.dropout)
     return Transformer(config, IndexEmbedding(model.index_embedding, model.d_model, model.max_prime))
 
 
@@ -101,9 +93,10 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
         share.backward()
         loss += share.detach()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
-    update_if(torch.isfinite(norm) & torch.isfinite(loss), optimizer, learning_rate)
+    finite = torch.isfinite(norm) & torch.isfinite(loss)
+    update_if(finite, optimizer, learning_rate)
     end_step(device)
-    return torch.where(torch.isfinite(norm), loss, torch.nan)
+    return torch.where(finite, loss, torch.nan)
 
 
 def update_if(finite, optimizer, learning_rate):

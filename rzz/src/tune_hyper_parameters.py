@@ -19,7 +19,16 @@ import time
 
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from config_utils import GRID_AXES, UserError, load_config, stage_parser, write_back
+from config_utils import (
+    GRID_AXES,
+    UserError,
+    heads_fit,
+    load_config,
+    require_writable,
+    split_override,
+    stage_parser,
+    write_back,
+)
 from data_utils import first_zeros
 from device_utils import choose_device, describe_device
 from logging_utils import duration, log, progress_bar, read_json_lines, run_script, start_logging, write_json_line
@@ -35,25 +44,33 @@ def main(argv=None):
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
     start_logging(config.log_folder)
+    require_writable(config.folder)
     device, reason = choose_device(config.runtime.device)
     log.info("device %s: %s", describe_device(device), reason)
 
     points, ruled_out = grid_points(config)
     for point, why in ruled_out:
         log.info("ruled out: %s (%s)", point_text(point), why)
-    epochs = grid_epochs(config)
     log.info("%d points of the grid besides epochs: %d ruled out, %d to train for up to %d epochs of %s zeros",
-             len(points) + len(ruled_out), len(ruled_out), len(points), epochs[-1], f"{config.tuning.zeros:,}")
+             len(points) + len(ruled_out), len(ruled_out), len(points), grid_epochs(config)[-1], f"{config.tuning.zeros:,}")
     if args.dry_run:
-        forecast = sum(hours(settings_of(config, point), 0.9 * config.tuning.zeros * epochs[-1]) for point in points)
+        forecast = sum(hours(settings_of(config, point), 0.9 * config.tuning.zeros * feasible_epochs(config, point)[-1])
+                       for point in points)  # fmt: skip
         log.info("forecast for the search on the host: %s", duration(3600 * forecast))
         return
     if not points:
         raise UserError("Every point of tuning.grid was ruled out, see above; raise tuning.max_memory_gb or max_training_hours.")
-    curves = search(config, points, epochs, device)
-    winner = best_setting(config, curves, epochs)
-    print(table(curves, epochs))
+    curves = sorted(search(config, points, device), key=best_epochs)
+    print(table(curves))
+    nats, epochs = best_epochs(curves[0])
+    if nats == math.inf:
+        raise UserError("No point of the grid was trained to a finite loss; add smaller values to tuning.grid.learning_rate.")
+    winner = {**curves[0]["point"], "epochs": epochs}
     changes = {}
+    for override in args.overrides:  # what was searched with is part of what was found
+        section, key, value = split_override(override)
+        if section in ("model", "training"):
+            changes.setdefault(section, {})[key] = value
     for axis, value in winner.items():
         changes.setdefault(GRID_AXES[axis], {})[axis] = value
     write_back(config.path, changes)
@@ -77,14 +94,13 @@ def grid_points(config):
 def reason_against(config, point):
     """Return why the host cannot carry `point`, or None."""
     settings = settings_of(config, point)
-    model = settings.model
-    if (model.d_k is None or model.d_v is None) and model.d_model % model.num_heads:
-        return f"d_model {model.d_model} is not divisible by {model.num_heads} heads"
+    if not heads_fit(settings.model):
+        return f"d_model {settings.model.d_model} is not divisible by {settings.model.num_heads} heads"
     memory = memory_gb(settings)
     if memory > config.tuning.max_memory_gb:
         return f"needs {memory:.1f} GB, tuning.max_memory_gb is {config.tuning.max_memory_gb:g}"
-    forecast = hours(settings, run_zeros(config, grid_epochs(config)[0]))
-    if forecast > config.tuning.max_training_hours:
+    if not feasible_epochs(config, point):
+        forecast = hours(settings, run_zeros(config, grid_epochs(config)[0]))
         return f"full training would take {forecast:.1f} h, tuning.max_training_hours is {config.tuning.max_training_hours:g}"
     return None
 
@@ -92,6 +108,12 @@ def reason_against(config, point):
 def grid_epochs(config):
     """The numbers of epochs that the grid asks for, ascending."""
     return sorted(config.tuning.grid.get("epochs", [config.training.epochs]))
+
+
+def feasible_epochs(config, point):
+    """The numbers of epochs of the grid for which the host can carry the full training of `point`, ascending."""
+    settings = settings_of(config, point)
+    return [count for count in grid_epochs(config) if hours(settings, run_zeros(config, count)) <= config.tuning.max_training_hours]
 
 
 def settings_of(config, point):
@@ -103,34 +125,35 @@ def settings_of(config, point):
     return dataclasses.replace(config, **changed)
 
 
-def search(config, points, epochs, device):
+def search(config, points, device):
     """Return the curve of every point, from logs/tuning.jsonl where it stands there, else by training it."""
     path = config.log_folder / "tuning.jsonl"
-    conditions = {"zeros": config.tuning.zeros, "epochs": epochs[-1], "base": base_settings(config)}
-    done = {key_of(line["point"]): line for line in read_json_lines(path) if line["conditions"] == conditions}
+    done = {key_of(line["point"]): line for line in read_json_lines(path) if line.get("conditions") == conditions(config)}
     training, validation = first_zeros(config)
     curves = []
     with progress_bar(len(points), "tuning", "point") as bar:
         for point in points:
+            epochs = feasible_epochs(config, point)
             curve = done.get(key_of(point))
-            if curve is None:
+            if curve is None or len(curve["nats_per_zero"]) < epochs[-1]:
                 found = train_point(config, point, epochs[-1], training, validation, device)
-                curve = {"point": point, "conditions": conditions, **found}
+                curve = {"point": point, "epochs": epochs, "conditions": conditions(config), **found}
                 write_json_line(path, curve)
                 log.info("point %d/%d · %s · best %.3f nats/zero · %s", len(curves) + 1, len(points), point_text(point),
-                         best_epochs(curve, epochs)[0], duration(curve["seconds"]))  # fmt: skip
-            curves.append(curve)
+                         best_epochs(curve)[0], duration(curve["seconds"]))  # fmt: skip
+            curves.append({**curve, "epochs": epochs})
             bar.update(1)
-            bar.set_postfix_str(f"best {min(best_epochs(curve, epochs) for curve in curves)[0]:.3f} nats/zero")
+            bar.set_postfix_str(f"best {min(best_epochs(curve) for curve in curves)[0]:.3f} nats/zero")
     return curves
 
 
-def base_settings(config):
-    """The settings besides the grid's that a curve depends on."""
+def conditions(config):
+    """What a point's curve depends on besides the point: the zeros, and the settings that the grid does not search."""
     settings = config.settings
-    return {section: {key: value for key, value in settings[section].items()
+    base = {section: {key: value for key, value in settings[section].items()
                       if key not in config.tuning.grid and not key.endswith("_interval") and key != "epochs"}
             for section in ("model", "training")}  # fmt: skip
+    return {"zeros": config.tuning.zeros, **base}
 
 
 def train_point(config, point, epochs, training, validation, device):
@@ -157,36 +180,19 @@ def train_point(config, point, epochs, training, validation, device):
     return {"nats_per_zero": curve, "seconds": time.monotonic() - began, "parameters": parameter_count(model)}
 
 
-def best_setting(config, curves, epochs):
-    """Return the point and number of epochs of lowest nats per zero whose full training the host can carry.
-
-    Raises UserError where every point diverged.
-    """
-    candidates = []
-    for curve in curves:
-        for count in epochs:
-            nats = curve["nats_per_zero"][count - 1]
-            forecast = hours(settings_of(config, curve["point"]), run_zeros(config, count))
-            if nats is not None and forecast <= config.tuning.max_training_hours:
-                candidates.append((nats, {**curve["point"], "epochs": count}))
-    if not candidates:
-        raise UserError("No point of the grid was trained to a finite loss; add smaller values to tuning.grid.learning_rate.")
-    return min(candidates, key=lambda candidate: candidate[0])[1]
-
-
-def table(curves, epochs):
-    """Return the ten best points, best first, each with the number of epochs that served it best."""
-    ranked = sorted((best_epochs(curve, epochs), index) for index, curve in enumerate(curves))
+def table(curves):
+    """Return the first ten of the curves, each with the number of epochs that served it best."""
     lines = ["the ten best points", "   nats/zero  epochs  parameters"]
-    for (nats, count), index in ranked[:10]:
-        lines.append(f"{nats:12.3f}  {count:6d}  {curves[index]['parameters']:10,}  {point_text(curves[index]['point'])}")
+    for curve in curves[:10]:
+        nats, count = best_epochs(curve)
+        lines.append(f"{nats:12.3f}  {count:6d}  {curve['parameters']:10,}  {point_text(curve['point'])}")
     return "\n".join(lines)
 
 
-def best_epochs(curve, epochs):
+def best_epochs(curve):
     """Return (lowest validation nats per zero, number of epochs that reached it) of a point; infinity where it diverged."""
-    scores = [(curve["nats_per_zero"][count - 1], count) for count in epochs]
-    return min(((nats, count) for nats, count in scores if nats is not None), default=(math.inf, epochs[0]))
+    scores = [(curve["nats_per_zero"][count - 1], count) for count in curve["epochs"]]
+    return min(((nats, count) for nats, count in scores if nats is not None), default=(math.inf, curve["epochs"][0]))
 
 
 def key_of(point):

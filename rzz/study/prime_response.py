@@ -16,13 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import numpy as np
 
-from checkpoint_utils import latest_checkpoint
-from config_utils import ModelConfig, UserError, load_config, stage_parser
+from checkpoint_utils import latest_checkpoint, trained_model
+from config_utils import UserError, load_config, stage_parser
 from data_utils import UNIT, interval, mean_spacing, stored_zeros
 from logging_utils import run_script
 from metrics_utils import sampled_predictions
 from riemann_siegel import smooth_zeros
-from training_utils import build_model
 
 TABLE_PRIMES = (2, 3, 5, 7, 11, 13, 31, 101, 499, 997)
 
@@ -38,8 +37,7 @@ def main():
     if checkpoint is None or checkpoint["config"]["model"]["index_embedding"] != "primes":
         raise UserError(f"{config.checkpoint_folder} has no checkpoint of a primes model; train one first.")
     saved = checkpoint["config"]
-    model = build_model(ModelConfig(**saved["model"]), seed=0)
-    model.load_state_dict(checkpoint["model"])
+    model = trained_model(checkpoint, path)
     config.data.interval_size, config.data.K = saved["data"]["interval_size"], saved["data"]["K"]
 
     zeros = stored_zeros(config, interval(config, config.data.K + 1)[0], args.zeros)

@@ -12,7 +12,7 @@ RUNS = Path(__file__).resolve().parent / "runs"
 SCALES = ("10000", "50000", "height")
 EMBEDDINGS = ("digits", "place", "smooth", "primes")
 HEADER = ("embedding", "seeds", "MSE, sampled", "over the smooth count's", "of the seeds", "MSE, mean of 10 runs",
-          "over the smooth count's", "median error, spacings", "nats/zero", "readable", "minutes")  # fmt: skip
+          "over the smooth count's", "median error, spacings", "nats/zero", "readable")  # fmt: skip
 
 
 def main():
@@ -45,7 +45,7 @@ def cells(runs):
     each = ", ".join(f"{run['mse'] / smooth:.3g}" for run in runs)
     return (f"{mean('mse'):.3g}", f"{mean('mse') / smooth:.3g}×", each, f"{mean('mse_of_mean_prediction'):.3g}",
             f"{mean('mse_of_mean_prediction') / smooth:.3g}×", f"{mean('median_error_in_spacings'):.3g}",
-            f"{mean('nats_per_zero'):.2f}", f"{mean('readable'):.4f}", f"{mean('seconds_trained') / 60:.1f}")  # fmt: skip
+            f"{mean('nats_per_zero'):.2f}", f"{mean('readable'):.4f}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 import checkpoint_utils
-from checkpoint_utils import Progress, checksum, latest_checkpoint, load_checkpoint, make_checkpoint, restore, save_checkpoint
+from checkpoint_utils import (
+    Progress,
+    checksum,
+    latest_checkpoint,
+    load_checkpoint,
+    make_checkpoint,
+    restore,
+    save_checkpoint,
+    trained_model,
+)
 from config_utils import Config, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
 from training_utils import build_model, make_optimizer, training_step
@@ -47,12 +56,22 @@ def test_a_step_after_loading_is_the_step_without_saving(tmp_path):
     model, optimizer = trained_a_little()
     save_checkpoint(make_checkpoint(model, optimizer, Progress(round=1), Config(), torch.device("cpu")), tmp_path / "last.pt")
     other, other_optimizer = trained_a_little(seed=9)
-    restore(load_checkpoint(tmp_path / "last.pt"), other, other_optimizer)
+    progress = restore(load_checkpoint(tmp_path / "last.pt"), other, other_optimizer, tmp_path / "last.pt")
+    assert progress == Progress(round=1)
     for step in (1, 2):
         training_step(model, optimizer, ZEROS.batch(0, 3), 1e-3, 1.0, (1, step))
         training_step(other, other_optimizer, ZEROS.batch(0, 3), 1e-3, 1.0, (1, step))
     for name, parameter in model.state_dict().items():
         assert torch.equal(parameter, other.state_dict()[name])
+
+
+def test_weights_of_other_names_are_one_line_that_names_the_file(tmp_path):
+    checkpoint = checkpoint_of(1)
+    checkpoint["model"]["else.weight"] = checkpoint["model"].pop("head.weight")
+    with pytest.raises(UserError, match="here.pt does not fit"):
+        restore(checkpoint, *trained_a_little(), "here.pt")
+    with pytest.raises(UserError, match="here.pt does not fit"):
+        trained_model(checkpoint, "here.pt")
 
 
 def test_the_checkpoint_before_stands_behind_the_last(tmp_path):

@@ -8,7 +8,7 @@ from conftest import SMALL_RUN, write_config
 import data_utils
 import zeros_db
 from config_utils import UserError, load_config
-from data_utils import stored_zeros, training_zeros, truncated_value
+from data_utils import require_zeros, stored_zeros, training_zeros, truncated_value
 
 NAME = "zeros_300_300.npy"
 
@@ -149,6 +149,38 @@ def test_a_users_zeros_that_are_wrong_are_refused_with_what_is_wrong(config, mon
     assert not (config.data_folder / NAME).exists()
 
 
+def test_a_zeros_db_that_never_ends_is_stopped_and_after_its_repair_all_is_well(config, monkeypatch):
+    own = zeros_db.zeros_starting_at_N
+    asked = []
+
+    def endless(N, number_of_zeros):
+        for pair in own(N, 10**6):
+            asked.append(pair)
+            yield pair
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zeros_db, "zeros_starting_at_N", endless)
+        with pytest.raises(UserError, match="or more"):
+            training_zeros(config, 1)
+    assert len(asked) == 301
+    assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
+
+
+@pytest.mark.parametrize("error", [ArithmeticError("no count"), TypeError("odd")])
+def test_what_a_zeros_db_raises_is_told_in_one_line(config, monkeypatch, error):
+    use(monkeypatch, interrupted_after(3, error))
+    with pytest.raises(UserError, match=str(error)):
+        training_zeros(config, 1)
+
+
+def test_a_height_that_cannot_be_computed_is_said_before_anything_is_trained(config):
+    config.data.interval_size, config.data.K = 1_000_000, 98
+    require_zeros(config)
+    config.data.K = 99
+    with pytest.raises(UserError, match="lower data.K"):
+        require_zeros(config)
+
+
 def test_platt_tables_are_asked_for_only_where_the_settings_name_them(config, monkeypatch):
     used = []
     monkeypatch.setattr(zeros_db, "use_platt_tables", used.append)
@@ -156,4 +188,6 @@ def test_platt_tables_are_asked_for_only_where_the_settings_name_them(config, mo
     assert used == []
     config.data.platt_tables = "/tables"
     stored_zeros(config, 20, 6)
-    assert used == ["/tables"]
+    config.data.platt_tables = "tables"
+    stored_zeros(config, 20, 7)
+    assert used == ["/tables", str(config.folder / "tables")]

@@ -17,6 +17,8 @@ import data_utils
 from config_utils import load_config
 from data_utils import decode_rows, interval, training_zeros, validation_zeros
 
+LONG_RUN = {**SMALL_RUN, "training": {**SMALL_RUN["training"], "epochs": 16}}
+
 
 def start(script, folder, *arguments, cwd=None):
     command = [sys.executable, str(SRC / script), "--config", str(folder / "config.json"), *arguments]
@@ -47,6 +49,15 @@ def log_lines(folder):
     """The training log without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "logs" / "training.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained_long(tmp_path_factory):
+    """The same for 240 steps."""
+    folder = tmp_path_factory.mktemp("trained_long")
+    write_config(folder, LONG_RUN)
+    run("train.py", folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +107,12 @@ def test_training_data_is_in_index_order_and_splits_never_touch_the_test_zeros(t
     test = data_utils.test_zeros(config)
     assert test.indexes.tolist() == list(range(900, 920))
     assert not seen & set(test.indexes.tolist())
+
+
+def test_the_last_validation_sample_leaves_out_every_test_zero(run_folder):
+    config = load_config(run_folder / "config.json", ["data.N=270"])  # of 300 zeros, 30 of which are the sample
+    assert validation_zeros(config, 2).indexes.tolist() == list(range(1170, 1200))
+    assert data_utils.test_zeros(config).indexes.tolist() == list(range(900, 1170))
 
 
 def test_plain_training_refuses_to_overwrite_a_run_and_says_both_ways_on(trained):
@@ -148,28 +165,30 @@ def test_evaluation_without_a_checkpoint_says_what_to_do_first(run_folder):
     assert "train.py" in errors
 
 
-def test_the_resumed_run_is_the_same_run_after_being_killed_at_any_moment(trained, tmp_path):
+def test_the_resumed_run_is_the_same_run_after_being_killed_at_any_moment(trained_long, tmp_path):
     """kill -9 after random times, during training and during saves; RZZ_KILLS says how often."""
     folder = tmp_path / "killed"
-    write_config(folder, SMALL_RUN)
+    write_config(folder, LONG_RUN)
+    log = folder / "logs" / "training.jsonl"
+    wanted, kills = int(os.environ.get("RZZ_KILLS", "20")), 0
     generator = torch.Generator().manual_seed(1)
-    kills = 0
-    while kills < int(os.environ.get("RZZ_KILLS", "20")):
+    for _ in range(wanted):
         process = start("train.py", folder, "--resume")
-        log = folder / "logs" / "training.jsonl"
-        began = time.monotonic()
-        size = log.stat().st_size if log.exists() else 0
-        while process.poll() is None and time.monotonic() - began < 120 and (log.stat().st_size if log.exists() else 0) <= size:
-            time.sleep(0.005)
-        time.sleep(0.3 * torch.rand(1, generator=generator).item())
+        process_begins = log.stat().st_mtime_ns if log.exists() else 0
+        while process.poll() is None and (log.stat().st_mtime_ns if log.exists() else 0) == process_begins:
+            time.sleep(0.002)
+        time.sleep(0.15 * torch.rand(1, generator=generator).item())
         process.kill()
         process.communicate()
-        kills += 1
+        kills += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+    assert kills > 10 or kills == wanted  # so many times it was killed while it ran
     run("train.py", folder, "--resume")
     for name in ("last.pt", "round_0.pt", "round_1.pt", "round_2.pt"):
         for part in ("model", "optimizer", "config"):
-            assert same(checkpoint(trained, name)[part], checkpoint(folder, name)[part])
-    assert log_lines(folder) == log_lines(trained)
+            assert same(checkpoint(trained_long, name)[part], checkpoint(folder, name)[part])
+    assert log_lines(folder) == log_lines(trained_long)
 
 
 @pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -232,6 +251,9 @@ def test_tuning_searches_the_grid_and_writes_the_winner_back(run_folder):
     before = (run_folder / "config.json").read_text()
     dry, dry_errors = run("tune_hyper_parameters.py", run_folder, "--dry-run")
     assert "4 points" in dry_errors and "not divisible" in dry_errors
+    for limit, reason in (("max_memory_gb=0.000001", "needs"), ("max_training_hours=0.000001", "full training would take")):
+        _, errors = run("tune_hyper_parameters.py", run_folder, "--set", f"tuning.{limit}", expect=2)
+        assert reason in errors and "Every point of tuning.grid was ruled out" in errors
     assert (run_folder / "config.json").read_text() == before
 
     output, _ = run("tune_hyper_parameters.py", run_folder, cwd="/")

@@ -108,6 +108,15 @@ def test_dropout_of_a_step_is_a_function_of_its_seeds():
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
+def test_only_matrices_decay():
+    optimizer = make_optimizer(model := build_model(SMALL, seed=1), TrainingConfig(weight_decay=0.5))
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    assert "head.weight" in names and "blocks.0.attention.output.weight" in names
+    assert not any(name.endswith("bias") or "norm" in name or "token_embedding" in name or ".position." in name for name in names)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
 def test_gradients_are_clipped_to_their_norm():
     model = build_model(SMALL, seed=1)
     optimizer = make_optimizer(model, TrainingConfig())

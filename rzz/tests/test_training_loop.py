@@ -1,0 +1,99 @@
+"""What the loop feeds to a step and to its measures: every zero in its order, the scheduled rate, the right sets."""
+
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from conftest import SMALL_RUN, write_config
+
+import evaluate
+import train
+from config_utils import load_config
+from data_utils import validation_zeros
+from training_utils import learning_rate_at
+
+
+@pytest.fixture
+def config_path(tmp_path):
+    return write_config(tmp_path, SMALL_RUN)
+
+
+def recorded(monkeypatch, module, name):
+    """Let `module.name` work as before and collect its positional arguments."""
+    real, calls = getattr(module, name), []
+
+    def record(*arguments, **options):
+        calls.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, record)
+    return calls
+
+
+def test_every_zero_is_trained_on_in_index_order_in_every_epoch_of_every_round(config_path, monkeypatch):
+    steps = recorded(monkeypatch, train, "training_step")
+    train.main(["--config", str(config_path)])
+    seen = np.concatenate([batch[2][(batch[1] != 15).any(1)] for _, _, batch, *_ in steps])
+    rounds = [range(1, 300), range(300, 600), range(600, 900)]
+    assert seen.tolist() == [index for indexes in rounds for _ in range(2) for index in indexes]
+
+
+def test_each_step_has_the_scheduled_learning_rate_and_its_own_seed(config_path, monkeypatch):
+    steps = recorded(monkeypatch, train, "training_step")
+    train.main(["--config", str(config_path)])
+    settings = load_config(config_path).training
+    assert [step[3] for step in steps] == [learning_rate_at(k, 30, settings) for k in range(30)]
+    assert [step[5] for step in steps] == [(1, k) for k in range(30)]
+    lines = [json.loads(line) for line in (config_path.parent / "logs" / "training.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["learning_rate"] for line in lines if line["kind"] == "training"}
+    assert rates == {step: learning_rate_at(step - 1, 30, settings) for step in range(4, 31, 4)}
+
+
+def test_the_logged_mse_is_of_the_zeros_trained_last_and_of_the_validation_sample(config_path, monkeypatch):
+    sampled = recorded(monkeypatch, train, "sampled_predictions")
+    train.main(["--config", str(config_path), "--set", "data.K=0"])
+    indexes = [call[1].indexes.tolist() for call in sampled[1:]]  # the first was before training
+    assert indexes[0] == list(range(124, 129))  # step 7: two batches of 64 into the second epoch, the last five zeros
+    assert indexes[2] == list(range(295, 300))  # the end of the round
+    sample = set(validation_zeros(load_config(config_path), 0).indexes.tolist())
+    assert set(indexes[1]) <= sample and set(indexes[3]) <= sample and len(indexes[1]) == 5
+
+
+def test_fewer_epochs_on_a_resumed_run_never_skip_zeros_of_the_next_round(config_path, monkeypatch):
+    train.main(["--config", str(config_path), "--set", "data.K=0", "--set", "training.epochs=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "stop_requests", stop_after_the_third_step())
+        train.main(["--config", str(config_path), "--resume", "--set", "training.epochs=2"])
+    steps = recorded(monkeypatch, train, "training_step")
+    train.main(["--config", str(config_path), "--resume", "--set", "training.epochs=1", "--set", "data.K=1",
+                "--set", "training.log_interval=1"])  # fmt: skip
+    seen = np.concatenate([batch[2][(batch[1] != 15).any(1)] for _, _, batch, *_ in steps])
+    assert seen.tolist() == list(range(300, 600))
+
+
+def stop_after_the_third_step():
+    """A stand-in for stop_requests whose list of requests fills up during the third step."""
+
+    class Requests(list):
+        asked = 0
+
+        def __bool__(self):
+            self.asked += 1
+            if self.asked == 5:
+                self.append(15)
+            return len(self) > 0
+
+    @contextmanager
+    def requests():
+        yield Requests()
+
+    return requests
+
+
+def test_evaluation_samples_as_the_settings_say(config_path, monkeypatch):
+    train.main(["--config", str(config_path)])
+    sampled = recorded(monkeypatch, evaluate, "sampled_predictions")
+    evaluate.main(["--config", str(config_path), "--set", "evaluation.seed=5"])
+    ((_, dataset, runs, top_p, seed),) = sampled
+    assert (dataset.indexes.tolist(), runs, top_p, seed) == (list(range(900, 920)), 3, 0.9, 5)
