@@ -348,7 +348,7 @@ def fetch_values(config, first, count, partial):
         log.info("going on with %s after %s zeros", partial.name, f"{filled:,}")
     with mpmath.workprec(mpmath.mp.prec), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
         try:
-            zeros = iter(zeros_db.zeros_starting_at_N(first + filled, count - filled)) if filled < count else iter(())
+            zeros = pairs_from(first + filled, count - filled) if filled < count else iter(())
             while pairs := list(itertools.islice(zeros, min(CHUNK, count - filled + 1))):
                 chunks.append(values_of_pairs(pairs, first + filled))
                 filled += len(pairs)
@@ -369,6 +369,21 @@ def fetch_values(config, first, count, partial):
         partial.unlink(missing_ok=True)
         raise UserError(f"{error}; rzz/src/zeros_db.py is not to be trusted here.") from error
     return values
+
+
+def pairs_from(first, count):
+    """Return an iterator over what zeros_db gives from index `first` on.
+
+    The LMFDB's reader, asked for the zero at a block's border, begins one too late. So where zero first + 1 comes first,
+    it is asked again from one zero before, and what comes before `first` is left out.
+    """
+    for earlier in (0, 1):
+        zeros = iter(zeros_db.zeros_starting_at_N(first - earlier, count + earlier))
+        zeros = itertools.dropwhile(lambda pair: pair[0] < first, zeros)
+        begin = next(zeros, None)
+        if begin is None or begin[0] != first + 1:
+            break
+    return itertools.chain([] if begin is None else [begin], zeros)
 
 
 def values_of_pairs(pairs, first):

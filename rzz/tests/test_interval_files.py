@@ -123,6 +123,25 @@ def test_a_users_generator_that_changes_mpmaths_precision_works(config, monkeypa
     assert mpmath.mp.prec == before
 
 
+@pytest.mark.parametrize("border", [300, 364])
+def test_a_users_reader_that_begins_one_zero_late_at_a_border_works(config, monkeypatch, border):
+    own = zeros_db.zeros_starting_at_N
+
+    def like_the_lmfdb(N, number_of_zeros):
+        return own(N + 1 if N == border else N, number_of_zeros)
+
+    monkeypatch.setattr(data_utils, "CHUNK", 64)
+    if border == 364:  # the first chunk has come before
+        with monkeypatch.context() as patch:
+            patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(64, KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                training_zeros(config, 1)
+    use(monkeypatch, like_the_lmfdb)
+    values = training_zeros(config, 1).values.tolist()
+    monkeypatch.undo()
+    assert values == true_values(300, 300)
+
+
 def test_a_list_works_as_well_as_a_generator(config, monkeypatch):
     pairs = list(zeros_db.zeros_starting_at_N(300, 300))
     use(monkeypatch, lambda N, count: pairs)
@@ -130,7 +149,7 @@ def test_a_list_works_as_well_as_a_generator(config, monkeypatch):
 
 
 @pytest.mark.parametrize("spoil, says", [
-    (lambda pairs: pairs[1:], "zero 301 where zero 300"),  # one zero late, as at the LMFDB reader's block borders
+    (lambda pairs: pairs[1:], "zero 301 where zero 300"),
     (lambda pairs: pairs[:100] + pairs[101:], "zero 401 where zero 400"),
     (lambda pairs: pairs[:-1], "299 zeros"),
     (lambda pairs: pairs + [(600, pairs[-1][1] + 1)], "301 zeros"),
