@@ -45,7 +45,7 @@ class Progress:
     epoch: int = 0  # finished epochs of this round
     row: int = 0  # zeros of the current epoch that have been trained on
     step: int = 0  # optimizer updates in the whole run
-    seconds: float = 0.0  # spent in training, over all sessions
+    seconds: float = 0.0  # spent in training, over all starts of it
     log_lines: int = 0  # lines in logs/training.jsonl
     losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the last line of the log
     bad_steps: int = 0  # updates in a row that were skipped, up to the last line of the log
