@@ -349,12 +349,12 @@ def fetch_values(config, first, count, partial):
     with mpmath.workprec(mpmath.mp.prec), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
         try:
             zeros = pairs_from(first + filled, count - filled) if filled < count else iter(())
-            while pairs := list(itertools.islice(zeros, min(CHUNK, count - filled + 1))):
-                chunks.append(values_of_pairs(pairs, first + filled))
-                filled += len(pairs)
+            while len(chunk := values_of_pairs(itertools.islice(zeros, min(CHUNK, count - filled + 1)), first + filled)):
+                chunks.append(chunk)
+                filled += len(chunk)
                 with disk_errors(partial), open(partial, "ab") as file:
-                    file.write(with_digest(chunks[-1].tobytes()))
-                bar.update(len(pairs))
+                    file.write(with_digest(chunk.tobytes()))
+                bar.update(len(chunk))
                 if filled > count:
                     break
         except (ValueError, TypeError, AttributeError, ArithmeticError, OSError) as error:
@@ -387,12 +387,18 @@ def pairs_from(first, count):
 
 
 def values_of_pairs(pairs, first):
-    """Return the int64 values of (index, mpf) pairs. Raises UserError where the indexes are not first, first + 1, …"""
-    indexes, zeros = zip(*pairs, strict=True)
-    if indexes != tuple(range(first, first + len(pairs))):
-        given, expected = next((i, k) for k, i in enumerate(indexes, first) if i != k)
-        raise UserError(f"zeros_db gave zero {given} where zero {expected} was expected.")
-    return np.array([truncated_value(zero) for zero in zeros], np.int64)
+    """Return the int64 values of an iterator of (index, mpf). Raises UserError where an index is not first, first + 1, …
+
+    Pair by pair: in a list of them Python's garbage collector would spend as long as their computation takes.
+    """
+
+    def values():
+        for expected, (index, zero) in enumerate(pairs, first):
+            if index != expected:
+                raise UserError(f"zeros_db gave zero {index} where zero {expected} was expected.")
+            yield truncated_value(zero)
+
+    return np.fromiter(values(), np.int64)
 
 
 def read_chunks(partial):
