@@ -1,4 +1,4 @@
-"""What the model is told about the index beyond its digits: four kinds, each a superset of the one before.
+"""What the model is told about the index beyond its digits: four kinds, each told more than the one before.
 
     digits   a learned vector per column of the row: the specification read plainly
     place    a learned vector per distance from ':', so that a digit's place value is known
@@ -8,12 +8,12 @@
     embedding = IndexEmbedding("primes", d_model=128, max_prime=1000)
     vectors = embedding(embedding.features(tokens, indexes))         # (B, T, 128)
 
-γ̄(i) solves θ(γ̄)/π + 1 = i − 1/2: it is a formula of the index (riemann_siegel.smooth_zeros) and knows no zero. What is
-left between it and the zero is, formally, the sum over primes −(1/π) Σ sin(k γ̄ log p) / (k p^{k/2}) in units of the mean
-spacing, so the phases are what a network needs to go on. The characters so far are those of the row itself, the model's
+γ̄(i) solves θ(γ̄)/π + 1 = i − 1/2: it is a formula of the index (riemann_siegel.smooth_zeros) and knows no zero. The zero
+lies, to first order, −S(γ̄) mean spacings above it, formally the sum over primes (1/π) Σ sin(k γ̄ log p) / (k p^{k/2}), so
+the phases are what a network needs to go on. The characters so far are those of the row itself, the model's
 own when it generates: column c is told nothing that depends on a later column.
 
-All of it is computed on the CPU in int64 and float64: γ̄·log p is 10^7 and more radians, of which float32 keeps no digit.
+All of it is computed on the CPU in int64 and float64: γ̄·log p is 10^7 and more radians, whose fraction float32 does not hold.
 """
 
 import math
