@@ -171,6 +171,7 @@ class RiemannZerosDataset(Dataset):
     of its zero, and 'p', which is never a target, marks what has no loss.
 
     indexes, values: int64 (n,). width: columns up to the longest row's end; what lies beyond is padding in every row.
+    first: the leftmost column of a ':'; before it no row has a target.
     """
 
     def __init__(self, indexes, values):
@@ -179,6 +180,7 @@ class RiemannZerosDataset(Dataset):
         self.rows = encode_rows(self.indexes, self.values)
         self.targets = targets_of_rows(self.rows)
         self.width = int((self.rows != PAD).any(0).sum()) if len(self.rows) else CONTEXT
+        self.first = 1 + len(str(self.indexes.min())) if len(self.rows) else 0
 
     def __len__(self):
         return len(self.indexes)

@@ -45,6 +45,7 @@ from logging_utils import (
 )
 from metrics_utils import sampled_predictions, scores
 from training_utils import (
+    batches,
     build_model,
     cross_entropy_of,
     learning_rate_at,
@@ -120,9 +121,8 @@ def train(config, model, optimizer, progress, device, stop):
                 log_before_first_step(model, validation)
             clock = Clock(progress, device)
             while progress.epoch < settings.epochs:
-                while progress.row < len(training):
+                for batch in batches(model, training, settings.batch_size, progress.row):
                     rate = learning_rate_at(progress.step, total_steps, settings)
-                    batch = training.batch(progress.row, settings.batch_size)
                     loss, parts = step_within_memory(config, model, optimizer, batch, rate, progress, parts)
                     losses.append(loss)
                     seen = min(settings.batch_size, len(training) - progress.row)

@@ -2,11 +2,14 @@
 
     model = build_model(config.model, seed=1).to(device)
     optimizer = make_optimizer(model, config.training)
-    loss = training_step(model, optimizer, dataset.batch(0, 128), learning_rate=1e-3, gradient_clip=1.0, seeds=(1, 0))
+    for step, batch in enumerate(batches(model, dataset, batch_size=128)):
+        loss = training_step(model, optimizer, batch, learning_rate=1e-3, gradient_clip=1.0, seeds=(1, step))
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +17,10 @@ from torch.nn import functional as F
 
 from data_utils import PAD
 from device_utils import end_step, seed_device
-from index_embedding import IndexEmbedding
+from index_embedding import IndexEmbedding, IndexFeatures
 from transformer import Transformer, TransformerConfig, on_device
 
+CHUNK = 4096  # zeros whose features are prepared at once: enough that numpy's cost per call does not count, 5 MB
 VALIDATION_BATCH = 512  # zeros; memory for activations alone, no effect on the result
 
 
@@ -56,21 +60,68 @@ def learning_rate_at(step, total_steps, training):
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def model_inputs(model, batch):
-    """Return a Dataset.batch as (tokens int64, features, targets int64) on the model's device."""
-    inputs, targets, indexes = batch
-    device = model.head.weight.device
-    features = on_device(model.position_embedding.features(inputs, indexes), device)
-    return torch.from_numpy(inputs).to(device).long(), features, torch.from_numpy(targets).to(device).long()
+class Batch(NamedTuple):
+    """B zeros in index order, as the model reads them."""
+
+    tokens: torch.Tensor  # uint8 (B, T)
+    targets: torch.Tensor  # uint8 (B, T - first): of the columns from the first ':' on
+    features: IndexFeatures  # of all columns
+    asked: int  # trajectories in the batch that is one update, of which this may be a piece
+
+    def piece(self, rows):
+        """Return the part of it at `rows`, a slice."""
+        features = IndexFeatures(*(None if part is None else part[rows] for part in self.features))
+        return Batch(self.tokens[rows], self.targets[rows], features, self.asked)
+
+    def to(self, device):
+        return Batch(self.tokens.to(device), self.targets.to(device), on_device(self.features, device), self.asked)
+
+
+def batches(model, dataset, batch_size, start=0):
+    """Yield a Batch on the model's device for each update of an epoch, from row `start` on, a multiple of `batch_size`.
+
+    All are of the same shape, the last one filled up with rows that carry no loss. They are prepared a chunk at a time,
+    the next chunk in the background while this one is trained on, and chunks begin at the same rows wherever a training
+    is resumed.
+    """
+    size = batch_size * max(1, CHUNK // batch_size)
+    chunks = range(start // size * size, len(dataset), size)
+    with ThreadPoolExecutor(max_workers=1) as background:
+        upcoming = [background.submit(prepared, model.position_embedding, dataset, row, size, batch_size) for row in chunks[:1]]
+        for row in chunks:
+            chunk, asked = upcoming.pop().result()
+            if row != chunks[-1]:
+                upcoming.append(background.submit(prepared, model.position_embedding, dataset, row + size, size, batch_size))
+            chunk = chunk.to(model.head.weight.device)
+            for number, asked_here in enumerate(asked):
+                first = number * batch_size
+                if row + first >= start:
+                    yield chunk.piece(slice(first, first + batch_size))._replace(asked=asked_here)
+
+
+def prepared(position_embedding, dataset, row, size, batch_size):
+    """Return (chunk, asked): a Batch on the CPU of up to `size` rows from `row` on, in whole batches, and their `asked`."""
+    size = min(size, -(-(len(dataset) - row) // batch_size) * batch_size)
+    tokens, targets, indexes = dataset.batch(row, size)
+    asked = (targets != PAD).reshape(size // batch_size, -1).sum(1).tolist()
+    targets = np.ascontiguousarray(targets[:, dataset.first :])
+    features = position_embedding.features(tokens, indexes)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), features, sum(asked)), asked
+
+
+def logits_of(model, batch):
+    """Return the logits (B, T - first, 16) for the targets of a Batch."""
+    first = batch.tokens.shape[1] - batch.targets.shape[1]
+    return model(batch.tokens.long(), batch.features, first=first)
 
 
 def cross_entropy(logits, targets, reduction="mean"):
     """Return the mean (or sum, or each) cross entropy over all trajectories of a batch, in nats per token.
 
-    logits: (B, T, 16). targets: (B, T), 'p' where there is nothing to predict. The same number, and the same
+    logits: (B, T, 16). targets: uint8 (B, T), 'p' where there is nothing to predict. The same number, and the same
     gradients, as feeding each trajectory as a padded row of its own, because no position sees a later one.
     """
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, reduction=reduction)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten().long(), ignore_index=PAD, reduction=reduction)
 
 
 def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, parts=1):
@@ -82,14 +133,14 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
     is cut, their gradients added up: the same update within less memory.
     """
     model.train()
-    device = model.head.weight.device
+    device = batch.tokens.device
     seed_device(device, *seeds)
     optimizer.zero_grad(set_to_none=True)
-    asked = int((batch[1] != PAD).sum())
     loss = torch.zeros((), device=device)
-    for piece in zip(*(np.array_split(array, parts) for array in batch), strict=True):
-        tokens, features, targets = model_inputs(model, piece)
-        share = cross_entropy(model(tokens, features), targets, reduction="sum") / asked
+    size = -(-len(batch.tokens) // parts)
+    for row in range(0, len(batch.tokens), size):
+        piece = batch.piece(slice(row, row + size))
+        share = cross_entropy(logits_of(model, piece), piece.targets, reduction="sum") / batch.asked
         share.backward()
         loss += share.detach()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
@@ -129,9 +180,8 @@ def cross_entropy_of(model, dataset):
     device = model.head.weight.device
     nats = 0.0
     right, asked = torch.zeros(dataset.width), torch.zeros(dataset.width)
-    for start in range(0, len(dataset), VALIDATION_BATCH):
-        tokens, features, targets = model_inputs(model, dataset.batch(start, min(VALIDATION_BATCH, len(dataset))))
-        logits = model(tokens, features)
+    for batch in batches(model, dataset, min(VALIDATION_BATCH, len(dataset))):
+        logits, targets = logits_of(model, batch), batch.targets
         losses = cross_entropy(logits, targets, reduction="none")
         hits = logits.argmax(-1) == targets
         end_step(device)

@@ -40,32 +40,33 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.num_heads, self.d_k, self.d_v = config.num_heads, config.d_k, config.d_v
-        self.query_key_value = nn.Linear(config.d_model, config.num_heads * (2 * config.d_k + config.d_v))
+        self.query = nn.Linear(config.d_model, config.num_heads * config.d_k)
+        self.key_value = nn.Linear(config.d_model, config.num_heads * (config.d_k + config.d_v))
         self.output = nn.Linear(config.num_heads * config.d_v, config.d_model)
         self.attention_dropout = nn.Dropout(config.dropout)
         later = torch.ones(config.context, config.context, dtype=torch.bool).triu(diagonal=1)
         self.register_buffer("later", later, persistent=False)
 
-    def forward(self, x, cache=None, start=0):
-        """x: (B, T, d_model), standing at positions start … start + T - 1. Returns the same shape.
+    def forward(self, x, cache=None, start=0, first=0):
+        """x: (B, T, d_model), standing at positions start … start + T - 1. Returns (B, T - first, d_model).
 
         cache: None, or this layer's (keys, values) of shapes (B, H, context, d_k) and (B, H, context, d_v), which hold
-        what came before `start` and take in what is new.
+        what came before `start` and take in what is new. first: the first of the T columns whose result is wanted.
         """
         B, T, _ = x.shape
-        sizes = [self.num_heads * self.d_k, self.num_heads * self.d_k, self.num_heads * self.d_v]
-        query, key, value = self.query_key_value(x).split(sizes, dim=-1)
-        query = query.view(B, T, self.num_heads, self.d_k).transpose(1, 2)  # (B, H, T, d_k)
+        query = self.query(x[:, first:])
+        key, value = self.key_value(x).split([self.num_heads * self.d_k, self.num_heads * self.d_v], dim=-1)
+        query = query.view(B, T - first, self.num_heads, self.d_k).transpose(1, 2)  # (B, H, T - first, d_k)
         key = key.view(B, T, self.num_heads, self.d_k).transpose(1, 2)
         value = value.view(B, T, self.num_heads, self.d_v).transpose(1, 2)
         if cache is not None:
             keys, values = cache
             keys[:, :, start : start + T], values[:, :, start : start + T] = key, value
             key, value = keys[:, :, : start + T], values[:, :, : start + T]
-        scores = (query @ key.transpose(-2, -1)) * self.d_k**-0.5  # (B, H, T, start + T)
-        scores = scores.masked_fill(self.later[start : start + T, : start + T], float("-inf"))
-        mixed = self.attention_dropout(scores.softmax(dim=-1)) @ value  # (B, H, T, d_v)
-        return self.output(mixed.transpose(1, 2).reshape(B, T, self.num_heads * self.d_v))
+        scores = (query @ key.transpose(-2, -1)) * self.d_k**-0.5  # (B, H, T - first, start + T)
+        scores = scores.masked_fill(self.later[start + first : start + T, : start + T], float("-inf"))
+        mixed = self.attention_dropout(scores.softmax(dim=-1)) @ value  # (B, H, T - first, d_v)
+        return self.output(mixed.transpose(1, 2).reshape(B, T - first, self.num_heads * self.d_v))
 
 
 class FeedForward(nn.Module):
@@ -89,8 +90,8 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.residual_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, cache=None, start=0):
-        x = x + self.residual_dropout(self.attention(self.attention_norm(x), cache, start))
+    def forward(self, x, cache=None, start=0, first=0):
+        x = x[:, first:] + self.residual_dropout(self.attention(self.attention_norm(x), cache, start, first))
         return x + self.residual_dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -124,15 +125,17 @@ class Transformer(nn.Module):
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
-    def forward(self, tokens, features, cache=None, start=0):
-        """Return the logits (B, T, vocabulary_size) of the token after each of `tokens` (B, T), int64.
+    def forward(self, tokens, features, cache=None, start=0, first=0):
+        """Return the logits (B, T - first, vocabulary_size) of the token after each of `tokens` (B, T), int64.
 
         features: what position_embedding.features gave for these columns, on the model's device. cache, start: see
-        new_cache and CausalSelfAttention; without a cache the columns are 0 … T - 1.
+        new_cache and CausalSelfAttention; without a cache the columns are 0 … T - 1. first: the first of the T columns
+        whose logits are wanted; those before it need not go through the last block, only be seen by it.
         """
         x = self.embedding_dropout(self.token_embedding(tokens) + self.position_embedding(features))
+        last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            x = block(x, None if cache is None else cache[layer], start)
+            x = block(x, None if cache is None else cache[layer], start, first if layer == last else 0)
         return self.head(self.final_norm(x))
 
     def new_cache(self, batch_size):
@@ -184,7 +187,7 @@ def generate(model, prompts, indexes, uniforms, p, end_token):
 
     cache = model.new_cache(n)
     features = on_device(model.position_embedding.features(prompts, indexes), device)
-    logits = model(prompts.to(device).long(), features, cache)[:, -1].repeat_interleave(runs, dim=0)
+    logits = model(prompts.to(device).long(), features, cache, first=length - 1)[:, 0].repeat_interleave(runs, dim=0)
     cache = [tuple(part.repeat_interleave(runs, dim=0) for part in layer) for layer in cache]
     for column in range(length, context):
         rows[:, column] = nucleus_sample(logits.cpu(), p, row_uniforms[:, column]).to(torch.uint8)
@@ -192,7 +195,7 @@ def generate(model, prompts, indexes, uniforms, p, end_token):
         if column == context - 1 or bool(finished.all()):
             break
         features = model.position_embedding.features(rows[:, : column + 1], row_indexes, start=column)
-        logits = model(rows[:, column : column + 1].to(device).long(), on_device(features, device), cache, column)[:, -1]
+        logits = model(rows[:, column : column + 1].to(device).long(), on_device(features, device), cache, column)[:, 0]
     return rows.view(n, runs, context)
 
 

@@ -33,7 +33,7 @@ from data_utils import first_zeros
 from device_utils import choose_device, describe_device
 from logging_utils import duration, log, progress_bar, read_json_lines, run_script, start_logging, write_json_line
 from resource_utils import hours, memory_gb, run_zeros
-from training_utils import build_model, cross_entropy_of, make_optimizer, parameter_count, training_step
+from training_utils import batches, build_model, cross_entropy_of, make_optimizer, parameter_count, training_step
 
 AVERAGED_EPOCHS = 0.25  # over which the weights are averaged
 
@@ -168,9 +168,8 @@ def train_point(config, point, epochs, training, validation, device):
     warmup = settings.training.warmup_steps + 1
     with progress_bar(epochs, "epochs", "epoch") as bar:
         for _ in range(epochs):
-            for row in range(0, len(training), settings.training.batch_size):
+            for batch in batches(model, training, settings.training.batch_size):
                 rate = settings.training.learning_rate * min(1.0, (step + 1) / warmup)
-                batch = training.batch(row, settings.training.batch_size)
                 training_step(model, optimizer, batch, rate, settings.training.gradient_clip, (settings.training.seed, step))
                 averaged.update_parameters(model)
                 step += 1

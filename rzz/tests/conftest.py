@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in demo/run.sh; the commands that the tests start inherit it
 
@@ -26,6 +27,18 @@ def run_folder(tmp_path):
     """A run folder whose config.json describes a training of seconds: 10 batches an epoch, rounds 0, 1 and 2."""
     write_config(tmp_path, SMALL_RUN)
     return tmp_path
+
+
+def batch_of(model, dataset, size):
+    """The first Batch of `size` zeros."""
+    from training_utils import batches
+
+    return next(batches(model, dataset, size))
+
+
+def whole_rows(model, rows, indexes):
+    """What a Transformer takes for the uint8 `rows` (n, T) of `indexes`: tokens and features."""
+    return torch.from_numpy(rows).long(), model.position_embedding.features(rows, indexes)
 
 
 def write_config(folder, settings):

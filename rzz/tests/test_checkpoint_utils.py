@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from conftest import batch_of
 
 import checkpoint_utils
 from checkpoint_utils import (
@@ -27,7 +28,7 @@ ZEROS = RiemannZerosDataset([10, 11, 12], [497738, 529703, 564462])
 def trained_a_little(seed=1):
     model = build_model(ModelConfig(d_model=16, num_layers=1, num_heads=2, max_prime=10), seed)
     optimizer = make_optimizer(model, TrainingConfig())
-    training_step(model, optimizer, ZEROS.batch(0, 3), 1e-3, 1.0, (seed, 0))
+    training_step(model, optimizer, batch_of(model, ZEROS, 3), 1e-3, 1.0, (seed, 0))
     return model, optimizer
 
 
@@ -59,8 +60,8 @@ def test_a_step_after_loading_is_the_step_without_saving(tmp_path):
     progress = restore(load_checkpoint(tmp_path / "last.pt"), other, other_optimizer, tmp_path / "last.pt")
     assert progress == Progress(round=1)
     for step in (1, 2):
-        training_step(model, optimizer, ZEROS.batch(0, 3), 1e-3, 1.0, (1, step))
-        training_step(other, other_optimizer, ZEROS.batch(0, 3), 1e-3, 1.0, (1, step))
+        training_step(model, optimizer, batch_of(model, ZEROS, 3), 1e-3, 1.0, (1, step))
+        training_step(other, other_optimizer, batch_of(other, ZEROS, 3), 1e-3, 1.0, (1, step))
     for name, parameter in model.state_dict().items():
         assert torch.equal(parameter, other.state_dict()[name])
 

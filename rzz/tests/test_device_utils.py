@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SRC
+from conftest import SRC, batch_of
 from torch.overrides import TorchFunctionMode
 
 from config_utils import INDEX_EMBEDDINGS, ModelConfig, TrainingConfig, UserError
@@ -41,7 +41,7 @@ def test_no_float64_and_no_asynchronous_copy_reaches_a_device(kind):
     model = build_model(ModelConfig(d_model=16, num_layers=1, num_heads=2, index_embedding=kind, max_prime=10), 1)
     optimizer = make_optimizer(model, TrainingConfig())
     with TransfersSeen() as seen:
-        training_step(model, optimizer, ZEROS.batch(0, 3), 1e-3, 1.0, (1, 0))
+        training_step(model, optimizer, batch_of(model, ZEROS, 3), 1e-3, 1.0, (1, 0))
         cross_entropy_of(model, ZEROS)
         sampled_predictions(model, ZEROS, 2, 0.9, 1)
     assert len(seen.transfers) > 6

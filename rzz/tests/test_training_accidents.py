@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import SMALL_RUN, write_config
+from conftest import SMALL_RUN, batch_of, write_config
 
 import checkpoint_utils
 import train
@@ -40,13 +40,13 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(fused):
     optimizer = make_optimizer(model, TrainingConfig())
     for group in optimizer.param_groups:
         group["fused"] = fused
-    training_step(model, optimizer, ZEROS.batch(0, 5), 1e-2, 1.0, (1, 0))
+    training_step(model, optimizer, batch_of(model, ZEROS, 5), 1e-2, 1.0, (1, 0))
     before = state_of(model, optimizer)
     hook = spoil(model)
-    assert training_step(model, optimizer, ZEROS.batch(0, 5), 1e-2, 1.0, (1, 1)).isnan()
+    assert training_step(model, optimizer, batch_of(model, ZEROS, 5), 1e-2, 1.0, (1, 1)).isnan()
     assert all(torch.equal(old, new) for old, new in zip(before, state_of(model, optimizer), strict=True))
     hook.remove()
-    assert training_step(model, optimizer, ZEROS.batch(0, 5), 1e-2, 1.0, (1, 1)).isfinite()
+    assert training_step(model, optimizer, batch_of(model, ZEROS, 5), 1e-2, 1.0, (1, 1)).isfinite()
     assert not all(torch.equal(old, new) for old, new in zip(before, state_of(model, optimizer), strict=True))
 
 
@@ -56,7 +56,7 @@ def test_a_batch_in_parts_makes_the_same_update(parts):
     for cut in (1, parts):
         model = build_model(SMALL, 1)
         optimizer = make_optimizer(model, TrainingConfig())
-        loss = training_step(model, optimizer, ZEROS.batch(0, 6), 1e-2, 1.0, (1, 0), parts=cut)
+        loss = training_step(model, optimizer, batch_of(model, ZEROS, 6), 1e-2, 1.0, (1, 0), parts=cut)
         results.append((loss, [parameter.grad for parameter in model.parameters()]))
     torch.testing.assert_close(results[0], results[1])
 
@@ -114,14 +114,14 @@ def test_out_of_memory_halves_what_is_computed_at_a_time_and_the_run_is_the_same
     other = write_config(tmp_path / "other", SMALL_RUN)
     no_dropout = ("--set", "model.dropout=0")
     training(other, *no_dropout)
-    real = training_utils.model_inputs
+    real = training_utils.logits_of
 
     def too_much_for_20(model, batch):
-        if model.training and len(batch[0]) > 20:
+        if model.training and len(batch.tokens) > 20:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return real(model, batch)
 
-    monkeypatch.setattr(training_utils, "model_inputs", too_much_for_20)
+    monkeypatch.setattr(training_utils, "logits_of", too_much_for_20)
     training(config, *no_dropout)
     checkpoints = [load_checkpoint(path.parent / "checkpoints" / "last.pt") for path in (config, other)]
     assert checkpoints[0]["progress"]["step"] == checkpoints[1]["progress"]["step"] == 10

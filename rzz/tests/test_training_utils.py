@@ -5,18 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conftest import batch_of, whole_rows
 from torch.nn import functional as F
 
+import training_utils
 from config_utils import INDEX_EMBEDDINGS, Config, ModelConfig, TrainingConfig
 from data_utils import RiemannZerosDataset, encode, token_ids, trajectories, zero_text
 from resource_utils import parameters
 from training_utils import (
+    batches,
     build_model,
     cross_entropy,
     cross_entropy_of,
     learning_rate_at,
+    logits_of,
     make_optimizer,
-    model_inputs,
     parameter_count,
     training_step,
 )
@@ -38,8 +41,8 @@ def gradients(model, loss):
 @pytest.mark.parametrize("kind", INDEX_EMBEDDINGS)
 def test_loss_and_gradients_equal_those_of_literally_expanded_trajectories(kind):
     model, dataset = build_model(dataclasses.replace(SMALL, index_embedding=kind), seed=1), small_dataset()
-    tokens, features, targets = model_inputs(model, dataset.batch(0, 6))
-    loss = cross_entropy(model(tokens, features), targets)
+    batch = batch_of(model, dataset, 6)
+    loss = cross_entropy(logits_of(model, batch), batch.targets)
     ours = gradients(model, loss)
 
     rows, indexes, wanted, ends = [], [], [], []
@@ -50,8 +53,7 @@ def test_loss_and_gradients_equal_those_of_literally_expanded_trajectories(kind)
             wanted.append(token_ids[target])
             ends.append(len(prefix) - 1)
     rows = np.array(rows, np.uint8)
-    tokens, features, _ = model_inputs(model, (rows, rows, np.array(indexes)))
-    logits = model(tokens, features)[torch.arange(len(rows)), ends]
+    logits = model(*whole_rows(model, rows, indexes))[torch.arange(len(rows)), ends]
     expanded = F.cross_entropy(logits, torch.tensor(wanted))
     theirs = gradients(model, expanded)
 
@@ -68,8 +70,8 @@ def test_loss_does_not_depend_on_the_columns_beyond_the_longest_row():
     wide.width = 32
     losses = []
     for zeros in (dataset, wide):
-        tokens, features, targets = model_inputs(model, zeros.batch(0, 4))
-        losses.append(cross_entropy(model(tokens, features), targets))
+        batch = batch_of(model, zeros, 4)
+        losses.append(cross_entropy(logits_of(model, batch), batch.targets))
     torch.testing.assert_close(*losses)
 
 
@@ -77,16 +79,49 @@ def test_rows_that_fill_the_last_batch_change_nothing():
     model, dataset = build_model(SMALL, seed=1), small_dataset()
     losses = []
     for size in (4, 9):
-        tokens, features, targets = model_inputs(model, dataset.batch(0, size))
-        losses.append(cross_entropy(model(tokens, features), targets))
+        batch = batch_of(model, dataset, size)
+        losses.append(cross_entropy(logits_of(model, batch), batch.targets))
     torch.testing.assert_close(*losses)
+
+
+def test_columns_before_the_first_target_may_be_left_out_of_the_last_block():
+    model, dataset = build_model(SMALL, seed=1), small_dataset()
+    batch = batch_of(model, dataset, 4)
+    assert dataset.first == 3 and batch.targets.shape[1] == batch.tokens.shape[1] - 3
+    everywhere = model(batch.tokens.long(), batch.features)
+    torch.testing.assert_close(logits_of(model, batch), everywhere[:, 3:])
+
+
+@pytest.mark.parametrize("start", [0, 6, 12, 24, 27])
+def test_batches_are_the_rows_in_index_order_from_any_start_on(monkeypatch, start):
+    monkeypatch.setattr(training_utils, "CHUNK", 7)  # two batches a chunk
+    indexes = np.arange(9_990, 10_018)
+    dataset, model = RiemannZerosDataset(indexes, 98_777_777 + 9_876 * indexes), build_model(SMALL, seed=1)
+    found = list(batches(model, dataset, 3, start))
+    assert len(found) == -(-(len(indexes) - start) // 3)
+    for number, batch in enumerate(found):
+        rows = slice(start + 3 * number, min(start + 3 * number + 3, len(indexes)))
+        tokens, features = whole_rows(model, dataset.rows[rows, : dataset.width - 1], indexes[rows])
+        count = len(tokens)
+        assert torch.equal(batch.tokens[:count].long(), tokens)
+        assert all(torch.equal(part[:count], expected) for part, expected in zip(batch.features, features, strict=True))
+        assert batch.targets[:count].tolist() == dataset.targets[rows, dataset.first : dataset.width - 1].tolist()
+        assert (batch.targets[count:] == token_ids["p"]).all() and len(batch.tokens) == 3
+        assert batch.asked == (batch.targets != token_ids["p"]).sum()
+
+
+def test_an_error_in_the_background_is_an_error_of_the_training():
+    model = build_model(SMALL, seed=1)
+    model.position_embedding.features = lambda *arguments: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        batch_of(model, small_dataset(), 4)
 
 
 def test_cross_entropy_of_a_set_counts_every_character_once():
     model, dataset = build_model(SMALL, seed=1), small_dataset()
     found = cross_entropy_of(model, dataset)
-    tokens, features, targets = model_inputs(model, dataset.batch(0, 4))
-    logits = model(tokens, features)
+    batch = batch_of(model, dataset, 4)
+    logits, targets = logits_of(model, batch), batch.targets
     asked = sum(len(zero_text(*zero).split(":")[1]) for zero in ZEROS)
     assert found.nats_per_token == pytest.approx(cross_entropy(logits, targets).item(), rel=1e-6)
     assert found.nats_per_zero == pytest.approx(found.nats_per_token * asked / 4, rel=1e-6)
@@ -103,7 +138,7 @@ def test_dropout_of_a_step_is_a_function_of_its_seeds():
         model = build_model(settings, seed=1)
         optimizer = make_optimizer(model, TrainingConfig())
         torch.rand(noise)  # whatever was drawn before does not matter
-        training_step(model, optimizer, small_dataset().batch(0, 4), 1e-3, 1.0, seeds)
+        training_step(model, optimizer, batch_of(model, small_dataset(), 4), 1e-3, 1.0, seeds)
         results.append(model.head.weight.detach().clone())
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
@@ -120,7 +155,7 @@ def test_only_matrices_decay():
 def test_gradients_are_clipped_to_their_norm():
     model = build_model(SMALL, seed=1)
     optimizer = make_optimizer(model, TrainingConfig())
-    training_step(model, optimizer, small_dataset().batch(0, 4), 0.0, 0.01, (1, 0))
+    training_step(model, optimizer, batch_of(model, small_dataset(), 4), 0.0, 0.01, (1, 0))
     norm = sum(float((parameter.grad**2).sum()) for parameter in model.parameters()) ** 0.5
     assert norm == pytest.approx(0.01, rel=1e-3)
 
@@ -136,8 +171,9 @@ def test_learning_rate_warms_up_then_falls_to_zero():
 def test_a_small_model_learns_its_zeros_by_heart():
     model = build_model(dataclasses.replace(SMALL, index_embedding="digits"), seed=1)
     optimizer, dataset = make_optimizer(model, TrainingConfig()), small_dataset()
+    batch = batch_of(model, dataset, 4)
     for step in range(300):
-        training_step(model, optimizer, dataset.batch(0, 4), 0.01, 1.0, (1, step))
+        training_step(model, optimizer, batch, 0.01, 1.0, (1, step))
     assert cross_entropy_of(model, dataset).nats_per_zero < 0.05
 
 

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conftest import whole_rows
 
 from config_utils import INDEX_EMBEDDINGS, ModelConfig
 from data_utils import END, RiemannZerosDataset, encode_prompts
 from device_utils import mixed_seed
 from metrics_utils import sampled_texts
-from training_utils import build_model, model_inputs, parameter_count
+from training_utils import build_model, parameter_count
 from transformer import generate, nucleus_sample
 
 SMALL = ModelConfig(d_model=24, num_layers=2, num_heads=3, d_k=5, d_v=7, d_ff=50, max_prime=20)
@@ -33,13 +34,13 @@ def dataset_around(first, count):
 @pytest.mark.parametrize("kind", INDEX_EMBEDDINGS)
 def test_no_position_sees_a_later_character(kind):
     model, dataset = small_model(kind), dataset_around(25_000, 8)
-    inputs, targets, indexes = dataset.batch(0, 8)
+    inputs, _, indexes = dataset.batch(0, 8)
     with torch.no_grad():
-        before = model(*model_inputs(model, (inputs, targets, indexes))[:2])
+        before = model(*whole_rows(model, inputs, indexes))
         for column in range(7, inputs.shape[1]):  # everything after ':' (column 6) is the model's to write
             changed = inputs.copy()
             changed[:, column:] = np.random.default_rng(column).integers(0, 16, changed[:, column:].shape)
-            after = model(*model_inputs(model, (changed, targets, indexes))[:2])
+            after = model(*whole_rows(model, changed, indexes))
             assert torch.equal(before[:, :column], after[:, :column])
             assert not torch.equal(before[:, column], after[:, column])
 
@@ -47,7 +48,8 @@ def test_no_position_sees_a_later_character(kind):
 def test_parameters_have_the_asked_shapes():
     model = small_model("digits")
     attention = model.blocks[0].attention
-    assert attention.query_key_value.weight.shape == (3 * (5 + 5 + 7), 24)
+    assert attention.query.weight.shape == (3 * 5, 24)
+    assert attention.key_value.weight.shape == (3 * (5 + 7), 24)
     assert attention.output.weight.shape == (24, 3 * 7)
     assert model.head.weight.shape == (16, 24)
     assert len(model.blocks) == 2 and parameter_count(model) > 0
@@ -57,7 +59,7 @@ def test_attention_equals_the_textbook_formula_written_out():
     model = small_model("digits")
     attention = model.blocks[0].attention
     x = torch.randn(2, 6, 24, generator=torch.Generator().manual_seed(0))
-    projected = attention.query_key_value(x)
+    projected = torch.cat([attention.query(x), attention.key_value(x)], -1)
     expected = torch.zeros(2, 6, 21)
     for b in range(2):
         for h in range(3):
@@ -84,9 +86,8 @@ def test_cached_generation_writes_what_the_whole_row_recomputed_at_each_step_wri
             row = prompts[zero].tolist()
             while len(row) < 32 and END not in row:
                 padded = np.array([row + [15] * (32 - len(row))], np.uint8)
-                inputs = model_inputs(model, (padded, padded, indexes[zero : zero + 1].numpy()))
                 with torch.no_grad():
-                    logits = model(*inputs[:2])[:, len(row) - 1]
+                    logits = model(*whole_rows(model, padded, indexes[zero : zero + 1]))[:, len(row) - 1]
                 row.append(int(nucleus_sample(logits, 0.9, uniforms[zero, run, len(row)][None])))
             assert rows[zero, run, : len(row)].tolist() == row
 
