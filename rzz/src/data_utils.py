@@ -13,6 +13,9 @@ import io
 import itertools
 import logging
 import math
+import multiprocessing
+import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from torch.utils.data import Dataset
 import zeros_db
 from config_utils import CONTEXT, UserError, require_writable, validation_size
 from device_utils import mixed_seed
-from file_utils import atomic_write, move_aside
+from file_utils import atomic_write, exclusive_lock, move_aside
 from logging_utils import progress_bar
 from riemann_siegel import smooth_zeros
 
@@ -37,6 +40,7 @@ POINT, COLON, BEGIN, END, PAD = (token_ids[character] for character in ".:bep")
 DECIMALS = 4
 UNIT = 10**DECIMALS  # a value counts ten-thousandths
 CHUNK = 16_384  # zeros that an interruption of a fetch can lose
+FETCH_AHEAD = 100_000  # zeros; fewer are computed sooner than a process starts
 DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
 VALIDATION_STREAM = 1  # tells the draw of validation samples apart from other uses of the seed
 
@@ -170,23 +174,24 @@ class RiemannZerosDataset(Dataset):
     are the row without its first, with 'p' wherever there is nothing to predict. So one row carries all trajectories
     of its zero, and 'p', which is never a target, marks what has no loss.
 
-    indexes, values: int64 (n,). width: columns up to the longest row's end; what lies beyond is padding in every row.
-    first: the leftmost column of a ':'; before it no row has a target.
+    Rows are encoded when they are asked for: a million in less than a second, which nobody has to wait for at once.
+
+    indexes, values: int64 (n,), increasing. width: columns up to the longest row's end; what lies beyond is padding in
+    every row. first: the leftmost column of a ':'; before it no row has a target.
     """
 
     def __init__(self, indexes, values):
         self.indexes = np.asarray(indexes, np.int64)
         self.values = np.asarray(values, np.int64)
-        self.rows = encode_rows(self.indexes, self.values)
-        self.targets = targets_of_rows(self.rows)
-        self.width = int((self.rows != PAD).any(0).sum()) if len(self.rows) else CONTEXT
-        self.first = 1 + len(str(self.indexes.min())) if len(self.rows) else 0
+        ends = [zero_text(int(self.indexes[k]), int(self.values[k])) for k in (0, -1)] if len(self.indexes) else [":", ""]
+        self.width, self.first = len(ends[1]), ends[0].index(":")
 
     def __len__(self):
         return len(self.indexes)
 
     def __getitem__(self, k):
-        inputs, targets = self.rows[k, :-1], self.targets[k]
+        row = encode_rows([self.indexes[k]], [self.values[k]])
+        inputs, targets = row[0, :-1], targets_of_rows(row)[0]
         return torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(targets.astype(np.int64))
 
     def batch(self, start, size):
@@ -195,13 +200,11 @@ class RiemannZerosDataset(Dataset):
         Always of the same shape: what is missing at the end is filled with rows that carry no loss.
         """
         stop = min(start + size, len(self))
-        inputs = np.full((size, self.width - 1), PAD, np.uint8)
-        targets = np.full((size, self.width - 1), PAD, np.uint8)
+        rows = np.full((size, self.width), PAD, np.uint8)
         indexes = np.full(size, self.indexes[stop - 1], np.int64)
-        inputs[: stop - start] = self.rows[start:stop, : self.width - 1]
-        targets[: stop - start] = self.targets[start:stop, : self.width - 1]
+        rows[: stop - start] = encode_rows(self.indexes[start:stop], self.values[start:stop])[:, : self.width]
         indexes[: stop - start] = self.indexes[start:stop]
-        return inputs, targets, indexes
+        return rows[:, :-1], targets_of_rows(rows), indexes
 
     def part(self, positions):
         """Return a dataset of the zeros at `positions` (a slice or an array)."""
@@ -301,11 +304,30 @@ def stored_zeros(config, first, count):
         except ValueError as error:
             log.warning("%s; moved to %s and made again", error, move_aside(path).name)
     if values is None:
-        partial = path.with_suffix(".partial")
-        values = fetch_values(config, first, count, partial)
-        write_values(path, values)
-        partial.unlink(missing_ok=True)
+        with exclusive_lock(config.data_folder / ".lock", f"process {os.getpid()}", wait=True):
+            if path.exists():  # another process has made it meanwhile
+                return stored_zeros(config, first, count)
+            partial = path.with_suffix(".partial")
+            values = fetch_values(config, first, count, partial)
+            write_values(path, values)
+            partial.unlink(missing_ok=True)
     return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values)
+
+
+def fetch_ahead(config, t):
+    """Begin to make the file of interval t, if it is missing and large, in a process of its own beside the training.
+
+    A thread would not do: where zeros are taken one by one it keeps Python from giving the device its work. What goes
+    wrong there is met again, and said, when the interval is needed.
+    """
+    first, count = interval(config, t)
+    if count >= FETCH_AHEAD and not (config.data_folder / f"zeros_{first}_{count}.npy").exists():
+        multiprocessing.get_context("spawn").Process(target=fetch_silently, args=(config, first, count), daemon=True).start()
+
+
+def fetch_silently(config, first, count):
+    sys.stderr = open(os.devnull, "w")  # the terminal belongs to the training's progress bar
+    stored_zeros(config, first, count)
 
 
 def write_values(path, values):

@@ -57,15 +57,16 @@ def move_aside(path):
 
 
 @contextmanager
-def exclusive_lock(path, owner):
+def exclusive_lock(path, owner, wait=False):
     """Hold `path` as a lock within the block; the system releases it when the process ends, however it ends.
 
-    Yields None, or what the holder wrote as its `owner` where another process holds the lock. Where the file system
-    knows no locks (some network drives) nothing is held and nothing is said.
+    Yields None, or what the holder wrote as its `owner` where another process holds the lock; with `wait` it waits for
+    the other to end instead. Where the file system knows no locks (some network drives) nothing is held and nothing is
+    said.
     """
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             yield file.read().strip() or "another process"

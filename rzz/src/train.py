@@ -27,7 +27,7 @@ from checkpoint_utils import (
     save_checkpoint,
 )
 from config_utils import UserError, load_config, require_writable, stage_parser
-from data_utils import interval, require_zeros, training_zeros, validation_zeros
+from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
 from device_utils import choose_device, describe_device, free_memory, is_out_of_memory, mixed_seed, synchronize
 from file_utils import exclusive_lock
 from logging_utils import (
@@ -117,6 +117,8 @@ def train(config, model, optimizer, progress, device, stop):
                     return True
                 progress.round, progress.epoch, progress.row = progress.round + 1, 0, 0
             training, validation = training_zeros(config, progress.round), validation_zeros(config, progress.round)
+            if progress.round < config.data.K:
+                fetch_ahead(config, progress.round + 2)
             if progress.step == 0:
                 log_before_first_step(model, validation)
             clock = Clock(progress, device)

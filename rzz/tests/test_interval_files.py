@@ -1,5 +1,8 @@
 """Interval files are whole, checked and resumable, and a user's own zeros_db is read without trust in it."""
 
+import multiprocessing
+import time
+
 import mpmath
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from conftest import SMALL_RUN, write_config
 import data_utils
 import zeros_db
 from config_utils import UserError, load_config
-from data_utils import require_zeros, stored_zeros, training_zeros, truncated_value
+from data_utils import fetch_ahead, require_zeros, stored_zeros, training_zeros, truncated_value
 
 NAME = "zeros_300_300.npy"
 
@@ -27,7 +30,27 @@ def test_an_interval_is_one_file_that_numpy_reads(config):
     assert dataset.indexes.tolist() == list(range(300, 600))
     assert dataset.values.tolist() == true_values(300, 300)
     assert np.load(config.data_folder / NAME, allow_pickle=False).tolist() == dataset.values.tolist()
-    assert [path.name for path in config.data_folder.iterdir()] == [NAME]
+    assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
+
+
+def test_the_interval_after_next_is_made_by_another_process_and_whoever_needs_it_waits(config, monkeypatch):
+    monkeypatch.setattr(data_utils, "FETCH_AHEAD", 300)
+    fetch_ahead(config, 1)
+    (process,) = multiprocessing.active_children()
+    lock = config.data_folder / ".lock"
+    while process.is_alive() and not (lock.exists() and lock.read_text()):  # it says who holds it
+        time.sleep(0.01)
+    monkeypatch.setattr(data_utils, "fetch_values", lambda *arguments: pytest.fail("it is being fetched already"))
+    assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
+    process.join()
+    assert process.exitcode == 0
+    fetch_ahead(config, 1)
+    assert not multiprocessing.active_children()
+
+
+def test_small_intervals_are_not_fetched_ahead(config):
+    fetch_ahead(config, 1)
+    assert not multiprocessing.active_children()
 
 
 def test_the_first_interval_begins_with_zero_1(config):
@@ -89,7 +112,27 @@ def test_an_interrupted_fetch_goes_on_and_loses_at_most_a_chunk(config, monkeypa
     monkeypatch.setattr(zeros_db, "zeros_starting_at_N", lambda N, count: asked.append((N, count)) or zeros(N, count))
     assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
     assert asked[0] == (300 + 128, 300 - 128)
-    assert [path.name for path in config.data_folder.iterdir()] == [NAME]
+    assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
+
+
+def test_the_interval_after_next_is_made_by_another_process_and_whoever_needs_it_waits(config, monkeypatch):
+    monkeypatch.setattr(data_utils, "FETCH_AHEAD", 300)
+    fetch_ahead(config, 1)
+    (process,) = multiprocessing.active_children()
+    lock = config.data_folder / ".lock"
+    while process.is_alive() and not (lock.exists() and lock.read_text()):  # it says who holds it
+        time.sleep(0.01)
+    monkeypatch.setattr(data_utils, "fetch_values", lambda *arguments: pytest.fail("it is being fetched already"))
+    assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
+    process.join()
+    assert process.exitcode == 0
+    fetch_ahead(config, 1)
+    assert not multiprocessing.active_children()
+
+
+def test_small_intervals_are_not_fetched_ahead(config):
+    fetch_ahead(config, 1)
+    assert not multiprocessing.active_children()
 
 
 def test_an_altered_partial_file_is_not_believed(config, monkeypatch):

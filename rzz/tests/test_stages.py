@@ -15,7 +15,7 @@ from conftest import SMALL_RUN, SRC, write_config
 
 import data_utils
 from config_utils import load_config
-from data_utils import decode_rows, interval, training_zeros, validation_zeros
+from data_utils import decode, interval, row_text, training_zeros, validation_zeros
 
 LONG_RUN = {**SMALL_RUN, "training": {**SMALL_RUN["training"], "epochs": 16}}
 
@@ -99,7 +99,8 @@ def test_training_data_is_in_index_order_and_splits_never_touch_the_test_zeros(t
         training, validation = training_zeros(config, t), validation_zeros(config, t)
         first, count = interval(config, t)
         assert training.indexes.tolist() == list(range(first, first + count))
-        assert (decode_rows(training.rows)[0] == training.indexes).all()
+        rows = [decode(training[k][0]) for k in (0, 1, len(training) - 1)]
+        assert rows == [row_text(training.indexes[k], training.values[k])[:-1] for k in (0, 1, len(training) - 1)]
         assert len(validation) == 30 and (validation.indexes[1:] > validation.indexes[:-1]).all()
         assert set(validation.indexes.tolist()) <= set(range(*(lambda f, n: (f, f + n))(*interval(config, t + 1))))
         assert (validation_zeros(config, t).indexes == validation.indexes).all()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import training_utils
 from config_utils import INDEX_EMBEDDINGS, Config, ModelConfig, TrainingConfig
-from data_utils import RiemannZerosDataset, encode, token_ids, trajectories, zero_text
+from data_utils import RiemannZerosDataset, encode, encode_rows, targets_of_rows, token_ids, trajectories, zero_text
 from resource_utils import parameters
 from training_utils import (
     batches,
@@ -101,11 +101,12 @@ def test_batches_are_the_rows_in_index_order_from_any_start_on(monkeypatch, star
     assert len(found) == -(-(len(indexes) - start) // 3)
     for number, batch in enumerate(found):
         rows = slice(start + 3 * number, min(start + 3 * number + 3, len(indexes)))
-        tokens, features = whole_rows(model, dataset.rows[rows, : dataset.width - 1], indexes[rows])
+        whole = encode_rows(dataset.indexes[rows], dataset.values[rows])
+        tokens, features = whole_rows(model, whole[:, : dataset.width - 1], indexes[rows])
         count = len(tokens)
         assert torch.equal(batch.tokens[:count].long(), tokens)
         assert all(torch.equal(part[:count], expected) for part, expected in zip(batch.features, features, strict=True))
-        assert batch.targets[:count].tolist() == dataset.targets[rows, dataset.first : dataset.width - 1].tolist()
+        assert batch.targets[:count].tolist() == targets_of_rows(whole)[:, dataset.first : dataset.width - 1].tolist()
         assert (batch.targets[count:] == token_ids["p"]).all() and len(batch.tokens) == 3
         assert batch.asked == (batch.targets != token_ids["p"]).sum()
 
