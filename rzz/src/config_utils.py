@@ -23,6 +23,7 @@ from pathlib import Path
 from file_utils import atomic_write
 
 CONTEXT = 32  # tokens; fixed by the specification
+COMPILE = ("auto", "on", "off")
 INDEX_EMBEDDINGS = ("digits", "place", "smooth", "primes")
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "config.json"
 
@@ -71,6 +72,7 @@ class TrainingConfig:
     log_interval: int = 100  # steps between lines in logs/training.log
     validation_interval: int = 1000  # steps between looks at the validation sample
     max_bad_steps: int = 20  # updates in a row with a loss or gradient that is not finite, after which training stops
+    compile: str = "auto"  # torch.compile: auto (on CUDA) | on | off
     mse_zeros: int = 100  # zeros of each set that are written out by sampling for the logged MSE
     seed: int = 1
 
@@ -331,6 +333,8 @@ def check_training(training, prefix):
         check_range(prefix + name, getattr(training, name), 0)
     for name in ("learning_rate", "gradient_clip"):
         check_range(prefix + name, getattr(training, name), 1e-12)
+    if training.compile not in COMPILE:
+        raise UserError(f"{prefix}compile is {training.compile!r}, not one of {', '.join(COMPILE)}.")
 
 
 def check_row_length(index, what):

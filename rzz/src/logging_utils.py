@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from config_utils import UserError, require_writable
 from file_utils import atomic_write
+from process_utils import process_count, process_rank
 
 log = logging.getLogger("rzz")
 training_log = logging.getLogger("rzz.training")
@@ -28,14 +29,17 @@ INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
 def start_logging(folder):
-    """Send the log to `folder`/rzz.log with file and line, training lines also to training.log, and all to stderr."""
+    """Send the log to `folder`/rzz.log with file and line, training lines also to training.log, and all to stderr.
+
+    Of several processes only the first says what all of them could say.
+    """
     require_writable(folder)
     for logger in (log, training_log):
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
             handler.close()
-    log.setLevel(logging.INFO)
     log.propagate = False
+    log.setLevel(logging.INFO if process_rank() == 0 else logging.ERROR)
     add_handler(log, logging.FileHandler(folder / "rzz.log", encoding="utf-8"),
                 "%(asctime)s %(levelname)s %(filename)s:%(lineno)d %(message)s")
     add_handler(training_log, logging.FileHandler(folder / "training.log", encoding="utf-8"), "%(asctime)s %(message)s")
@@ -98,7 +102,8 @@ def progress_bar(total, description, unit, initial=0):
 
     The lines of the log stand in its place there, so that a log file does not fill with half-drawn bars.
     """
-    return tqdm(total=total, desc=description, unit=unit, unit_scale=total > 10_000, initial=initial, disable=None,
+    off = True if process_rank() > 0 else None  # None: where it is not a terminal
+    return tqdm(total=total, desc=description, unit=unit, unit_scale=total > 10_000, initial=initial, disable=off,
                 dynamic_ncols=True, leave=False)
 
 
@@ -133,11 +138,14 @@ def read_json_lines(path):
 def stop_requests():
     """Within the block, Ctrl-C and SIGTERM only leave their number in the list that is yielded.
 
-    The loop looks at it once a step and ends where it is safe. A second Ctrl-C interrupts at once.
+    The loop looks at it once a step and ends where it is safe. A second Ctrl-C interrupts at once; not so where torchrun
+    passes on to its processes what the terminal has told them already.
     """
     received = []
 
     def note(number, frame):
+        if received and process_count() > 1:
+            return
         if received:
             raise KeyboardInterrupt
         received.append(number)

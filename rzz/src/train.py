@@ -28,10 +28,9 @@ from checkpoint_utils import (
 )
 from config_utils import UserError, load_config, require_writable, stage_parser
 from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
-from device_utils import choose_device, describe_device, free_memory, is_out_of_memory, mixed_seed, synchronize
+from device_utils import choose_device, compiled, describe_device, free_memory, is_out_of_memory, mixed_seed, synchronize
 from file_utils import exclusive_lock
 from logging_utils import (
-    INTERRUPTED,
     duration,
     log,
     progress_bar,
@@ -44,6 +43,7 @@ from logging_utils import (
     write_json_lines,
 )
 from metrics_utils import sampled_predictions, scores
+from process_utils import agreed, process_count, process_rank, processes, shared_among_processes, wait_for_all
 from training_utils import (
     batches,
     build_model,
@@ -65,23 +65,28 @@ def main(argv=None):
     ways.add_argument("--fresh", action="store_true", help="move an existing run to previous_runs/ and begin anew")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
-    start_logging(config.log_folder)
-    require_writable(config.checkpoint_folder)
-    device, reason = choose_device(config.runtime.device)
-    owner = f"process {os.getpid()} on {platform.node()}, begun {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
-    with exclusive_lock(config.checkpoint_folder / ".lock", owner) as holder:
-        if holder:
-            raise UserError(f"{config.folder} is being trained by {holder}; wait for it, or use another --config.")
-        return run(config, args, device, reason)
+    with processes():
+        start_logging(config.log_folder)
+        require_writable(config.checkpoint_folder)
+        device, reason = choose_device(config.runtime.device)
+        if process_rank() > 0:
+            return run(config, args, device, reason)
+        owner = f"process {os.getpid()} on {platform.node()}, begun {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+        with exclusive_lock(config.checkpoint_folder / ".lock", owner) as holder:
+            if holder:
+                raise UserError(f"{config.folder} is being trained by {holder}; wait for it, or use another --config.")
+            return run(config, args, device, reason)
 
 
 def run(config, args, device, reason):
     """Begin or resume the training that the command line asks for, and report how it ended."""
-    if args.fresh:
-        move_run_aside(config)
-    elif not args.resume and checkpoint_files(config.checkpoint_folder):
-        raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
-    require_zeros(config)
+    if process_rank() == 0:
+        if args.fresh:
+            move_run_aside(config)
+        elif not args.resume and checkpoint_files(config.checkpoint_folder):
+            raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
+        require_zeros(config)
+    wait_for_all()
     model = build_model(config.model, config.training.seed).to(device)
     optimizer = make_optimizer(model, config.training)
     progress = Progress(round=config.data.first_round)
@@ -90,14 +95,15 @@ def run(config, args, device, reason):
         check_fits(checkpoint, config, path)
         progress = restore(checkpoint, model, optimizer, path)
         log.info("Resumed %s at %s", path, place(progress, config))
-    keep_lines(config, progress.log_lines)
+    if process_rank() == 0:
+        keep_lines(config, progress.log_lines)
 
     describe_run(config, model, device, reason)
     with stop_requests() as stop:
         finished = train(config, model, optimizer, progress, device, stop)
     if not finished:
         log.info("Stopped at %s and saved. Go on with the same command and --resume.", place(progress, config))
-        return INTERRUPTED if stop[0] == signal.SIGINT else 128 + stop[0]
+        return 128 + (stop[0] if stop else signal.SIGTERM)
     speed = zeros_trained(progress, config) / max(progress.seconds, 1e-9)
     log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: python rzz/src/evaluate.py",
              f"{zeros_trained(progress, config):,}", f"{progress.step:,}", duration(progress.seconds), f"{speed:,.0f}",
@@ -110,6 +116,8 @@ def train(config, model, optimizer, progress, device, stop):
     total_steps = steps_in_run(config)
     losses = list(torch.tensor(progress.losses, device=device))  # of the steps since the last line of the log
     parts = 1  # of a batch, more where the device's memory does not hold it whole
+    rank = process_rank()
+    trained = compiled(shared_among_processes(model), device, settings.compile)
     with progress_bar(zeros_in_run(config), "training", "zero", initial=zeros_trained(progress, config)) as bar:
         while True:
             if progress.epoch >= settings.epochs:
@@ -117,15 +125,15 @@ def train(config, model, optimizer, progress, device, stop):
                     return True
                 progress.round, progress.epoch, progress.row = progress.round + 1, 0, 0
             training, validation = training_zeros(config, progress.round), validation_zeros(config, progress.round)
-            if progress.round < config.data.K:
+            if rank == 0 and progress.round < config.data.K:
                 fetch_ahead(config, progress.round + 2)
-            if progress.step == 0:
+            if rank == 0 and progress.step == 0:
                 log_before_first_step(model, validation)
             clock = Clock(progress, device)
             while progress.epoch < settings.epochs:
-                for batch in batches(model, training, settings.batch_size, progress.row):
+                for batch in batches(model, training, settings.batch_size, progress.row, rank, process_count()):
                     rate = learning_rate_at(progress.step, total_steps, settings)
-                    loss, parts = step_within_memory(config, model, optimizer, batch, rate, progress, parts)
+                    loss, parts = step_within_memory(config, trained, optimizer, batch, rate, progress, parts)
                     losses.append(loss)
                     seen = min(settings.batch_size, len(training) - progress.row)
                     progress.row, progress.step = progress.row + seen, progress.step + 1
@@ -136,10 +144,11 @@ def train(config, model, optimizer, progress, device, stop):
                     if progress.step % settings.log_interval == 0:
                         log_training(config, progress, floats(losses), rate, clock, total_steps)
                         losses.clear()
-                    if progress.step % settings.checkpoint_interval == 0 or stop:
+                    stopping = agreed(stop, progress.step)
+                    if progress.step % settings.checkpoint_interval == 0 or stopping:
                         progress.losses = floats(losses)
                         saved = save(config, model, optimizer, progress, device, clock, [LAST])
-                    if stop:
+                    if stopping:
                         require_saved(saved, config, progress)
                         return False
                 progress.epoch, progress.row = progress.epoch + 1, 0
@@ -159,15 +168,15 @@ def floats(losses):
 
 def step_within_memory(config, model, optimizer, batch, rate, progress, parts):
     """Return (loss, parts) of one training step, cutting the batch into more parts until the memory holds one."""
-    seeds = (config.training.seed, progress.step)
+    seeds = (config.training.seed, progress.step, process_rank())
     while True:
         try:
             return training_step(model, optimizer, batch, rate, config.training.gradient_clip, seeds, parts), parts
         except RuntimeError as error:
-            if not is_out_of_memory(error) or 2 * parts > config.training.batch_size:
+            if not is_out_of_memory(error) or 2 * parts > config.training.batch_size or process_count() > 1:
                 raise
         parts *= 2  # outside of the except block, which keeps the failed step's tensors alive
-        free_memory(model.head.weight.device)
+        free_memory(batch.tokens.device)
         log.warning("Out of memory with %d zeros at a time: from here on batches of %d are computed in %d parts, for the same "
                     "updates.", 2 * config.training.batch_size // parts, config.training.batch_size, parts)
 
@@ -218,6 +227,8 @@ def log_training(config, progress, losses, rate, clock, total_steps):
 
 def log_validation(config, model, progress, training, validation):
     """Measure the validation loss and, for the last zeros trained on and for some of the sample, the sampled MSE."""
+    if process_rank() > 0:
+        return
     settings = config.training
     found = cross_entropy_of(model, validation)
     before = progress.validation if progress.validation and progress.validation["round"] == progress.round else None
@@ -245,6 +256,8 @@ def validation_text(progress):
 
 
 def write_line(config, progress, **values):
+    if process_rank() > 0:
+        return
     progress.log_lines += 1
     place = {name: getattr(progress, name) for name in ("round", "epoch", "row", "step", "seconds")}
     write_json_line(config.log_folder / "training.jsonl", {**place, **values})
@@ -261,6 +274,8 @@ def log_before_first_step(model, validation):
 def save(config, model, optimizer, progress, device, clock, names):
     """Save a checkpoint under each of `names`; return whether that worked. A full disk is said and survived."""
     clock.look()
+    if process_rank() > 0:
+        return True
     saved = True
     checkpoint = make_checkpoint(model, optimizer, progress, config, device)
     for name in names:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from data_utils import PAD
 from device_utils import end_step, seed_device
 from index_embedding import IndexEmbedding, IndexFeatures
+from process_utils import process_count, sum_over_processes
 from transformer import Transformer, TransformerConfig, on_device
 
 CHUNK = 4096  # zeros whose features are prepared at once: enough that numpy's cost per call does not count, 5 MB
@@ -77,34 +78,42 @@ class Batch(NamedTuple):
         return Batch(self.tokens.to(device), self.targets.to(device), on_device(self.features, device), self.asked)
 
 
-def batches(model, dataset, batch_size, start=0):
+def batches(model, dataset, batch_size, start=0, rank=0, processes=1):
     """Yield a Batch on the model's device for each update of an epoch, from row `start` on, a multiple of `batch_size`.
 
     All are of the same shape, the last one filled up with rows that carry no loss. They are prepared a chunk at a time,
     the next chunk in the background while this one is trained on, and chunks begin at the same rows wherever a training
-    is resumed.
+    is resumed. Of several processes each gets its share of every batch, by its rank.
     """
     size = batch_size * max(1, CHUNK // batch_size)
+    share = math.ceil(batch_size / processes)
+    mine = rank * share + np.arange(share)  # rows of a batch; the last process may have too few
+
+    def prepare(row):
+        return background.submit(prepared, model.position_embedding, dataset, row, size, batch_size, mine)
+
     chunks = range(start // size * size, len(dataset), size)
     with ThreadPoolExecutor(max_workers=1) as background:
-        upcoming = [background.submit(prepared, model.position_embedding, dataset, row, size, batch_size) for row in chunks[:1]]
+        upcoming = [prepare(row) for row in chunks[:1]]
         for row in chunks:
             chunk, asked = upcoming.pop().result()
             if row != chunks[-1]:
-                upcoming.append(background.submit(prepared, model.position_embedding, dataset, row + size, size, batch_size))
+                upcoming.append(prepare(row + size))
             chunk = chunk.to(model.head.weight.device)
             for number, asked_here in enumerate(asked):
-                first = number * batch_size
-                if row + first >= start:
-                    yield chunk.piece(slice(first, first + batch_size))._replace(asked=asked_here)
+                if row + number * batch_size >= start:
+                    yield chunk.piece(slice(number * share, (number + 1) * share))._replace(asked=asked_here)
 
 
-def prepared(position_embedding, dataset, row, size, batch_size):
-    """Return (chunk, asked): a Batch on the CPU of up to `size` rows from `row` on, in whole batches, and their `asked`."""
-    size = min(size, -(-(len(dataset) - row) // batch_size) * batch_size)
+def prepared(position_embedding, dataset, row, size, batch_size, mine):
+    """Return (chunk, asked): of up to `size` rows from `row` on, in batches, the rows `mine` of each as one Batch on the CPU,
+    and for each batch how many trajectories all of it has."""
+    size = math.ceil(min(size, len(dataset) - row) / batch_size) * batch_size
     tokens, targets, indexes = dataset.batch(row, size)
     asked = (targets != PAD).reshape(size // batch_size, -1).sum(1).tolist()
-    targets = np.ascontiguousarray(targets[:, dataset.first :])
+    chosen = (np.arange(0, size, batch_size)[:, None] + np.minimum(mine, batch_size - 1)).ravel()
+    tokens, targets, indexes = tokens[chosen], targets[chosen, dataset.first :], indexes[chosen]
+    targets[np.tile(mine >= batch_size, size // batch_size)] = PAD
     features = position_embedding.features(tokens, indexes)
     return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), features, sum(asked)), asked
 
@@ -129,8 +138,9 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
 
     Where the loss or a gradient is not finite, the update is skipped and the loss returned is NaN.
 
-    seeds: integers, for example (seed, step), of which the dropout is a function. parts: into how many pieces the batch
-    is cut, their gradients added up: the same update within less memory.
+    model: a Transformer, or what torch.compile and shared_among_processes make of one; of several processes each brings
+    its share of the batch. seeds: integers, for example (seed, step), of which the dropout is a function. parts: into how
+    many pieces the batch is cut, their gradients added up: the same update within less memory.
     """
     model.train()
     device = batch.tokens.device
@@ -141,8 +151,9 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
     for row in range(0, len(batch.tokens), size):
         piece = batch.piece(slice(row, row + size))
         share = cross_entropy(logits_of(model, piece), piece.targets, reduction="sum") / batch.asked
-        share.backward()
+        (share * process_count()).backward()  # of which DistributedDataParallel takes the mean
         loss += share.detach()
+    sum_over_processes(loss)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
     finite = torch.isfinite(norm) & torch.isfinite(loss)
     update_if(finite, optimizer, learning_rate)

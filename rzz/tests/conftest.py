@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,22 @@ def write_config(folder, settings):
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(settings))
     return folder / "config.json"
+
+
+def stop_after_the_third_step():
+    """A stand-in for stop_requests whose list of requests fills up during the third step."""
+
+    class Requests(list):
+        asked = 0
+
+        def __bool__(self):
+            self.asked += 1
+            if self.asked == 3:
+                self.append(15)
+            return len(self) > 0
+
+    @contextmanager
+    def requests():
+        yield Requests()
+
+    return requests

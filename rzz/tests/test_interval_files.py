@@ -115,26 +115,6 @@ def test_an_interrupted_fetch_goes_on_and_loses_at_most_a_chunk(config, monkeypa
     assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
 
 
-def test_the_interval_after_next_is_made_by_another_process_and_whoever_needs_it_waits(config, monkeypatch):
-    monkeypatch.setattr(data_utils, "FETCH_AHEAD", 300)
-    fetch_ahead(config, 1)
-    (process,) = multiprocessing.active_children()
-    lock = config.data_folder / ".lock"
-    while process.is_alive() and not (lock.exists() and lock.read_text()):  # it says who holds it
-        time.sleep(0.01)
-    monkeypatch.setattr(data_utils, "fetch_values", lambda *arguments: pytest.fail("it is being fetched already"))
-    assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
-    process.join()
-    assert process.exitcode == 0
-    fetch_ahead(config, 1)
-    assert not multiprocessing.active_children()
-
-
-def test_small_intervals_are_not_fetched_ahead(config):
-    fetch_ahead(config, 1)
-    assert not multiprocessing.active_children()
-
-
 def test_an_altered_partial_file_is_not_believed(config, monkeypatch):
     monkeypatch.setattr(data_utils, "CHUNK", 64)
     with monkeypatch.context() as patch:

@@ -1,10 +1,9 @@
 """What the loop feeds to a step and to its measures: every zero in its order, the scheduled rate, the right sets."""
 
 import json
-from contextlib import contextmanager
 
 import pytest
-from conftest import SMALL_RUN, write_config
+from conftest import SMALL_RUN, stop_after_the_third_step, write_config
 
 import evaluate
 import train
@@ -49,7 +48,7 @@ def test_each_step_has_the_scheduled_learning_rate_and_its_own_seed(config_path,
     train.main(["--config", str(config_path)])
     settings = load_config(config_path).training
     assert [step[3] for step in steps] == [learning_rate_at(k, 30, settings) for k in range(30)]
-    assert [step[5] for step in steps] == [(1, k) for k in range(30)]
+    assert [step[5] for step in steps] == [(1, k, 0) for k in range(30)]
     lines = [json.loads(line) for line in (config_path.parent / "logs" / "training.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["learning_rate"] for line in lines if line["kind"] == "training"}
     assert rates == {step: learning_rate_at(step - 1, 30, settings) for step in range(4, 31, 4)}
@@ -75,25 +74,6 @@ def test_fewer_epochs_on_a_resumed_run_never_skip_zeros_of_the_next_round(config
                 "--set", "training.log_interval=1"])  # fmt: skip
     seen = [index for _, _, batch, *_ in steps for index in indexes_of(batch)]
     assert seen == list(range(300, 600))
-
-
-def stop_after_the_third_step():
-    """A stand-in for stop_requests whose list of requests fills up during the third step."""
-
-    class Requests(list):
-        asked = 0
-
-        def __bool__(self):
-            self.asked += 1
-            if self.asked == 5:
-                self.append(15)
-            return len(self) > 0
-
-    @contextmanager
-    def requests():
-        yield Requests()
-
-    return requests
 
 
 def test_evaluation_samples_as_the_settings_say(config_path, monkeypatch):

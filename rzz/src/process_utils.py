@@ -1,0 +1,61 @@
+"""Several processes that train one model, a device each, as torchrun starts them.
+
+    torchrun --nproc_per_node=4 rzz/src/train.py --resume
+
+Each computes its share of every batch and the gradients are averaged (DistributedDataParallel), so that n devices make the
+update of one. Everything here is also right in a process that is alone, where it costs nothing.
+"""
+
+import os
+from contextlib import contextmanager
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+AGREE_EVERY = 8  # steps; a look at what the other processes want takes as long as a message to them
+
+
+@contextmanager
+def processes():
+    """Join the other processes that torchrun has started, if there are any, for the block."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if distributed.is_nccl_available() else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def process_count():
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def process_rank():
+    """0 … process_count() - 1. The process of rank 0 is the one that writes files."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def wait_for_all():
+    sum_over_processes(torch.zeros(1))
+
+
+def shared_among_processes(model):
+    """Return `model` wrapped so that backward passes average its gradients over all processes."""
+    return DistributedDataParallel(model) if process_count() > 1 else model
+
+
+def sum_over_processes(tensor):
+    """Add up, in place, a tensor that every process has, and return it."""
+    if process_count() > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def agreed(wanted, step):
+    """Whether any process wants something at this step, the same answer in all; asked every few steps where they are many."""
+    if process_count() == 1:
+        return bool(wanted)
+    return step % AGREE_EVERY == 0 and bool(sum_over_processes(torch.tensor(int(bool(wanted)))))

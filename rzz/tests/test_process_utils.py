@@ -1,0 +1,66 @@
+"""Several processes with a share of every batch each make the run of one, and take over one another's checkpoints."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import SMALL_RUN, SRC, stop_after_the_third_step, write_config
+
+import train
+from checkpoint_utils import load_checkpoint
+
+# Dropout draws other masks for other shares of a batch. 64 zeros a batch are not divisible by 3, nor is the last batch full.
+SETTINGS = ("--set", "model.dropout=0", "--set", "training.log_interval=1")
+
+
+def several(count, config):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={count}", SRC / "train.py"]
+    return subprocess.Popen([*command, "--config", config, *SETTINGS, "--resume"], stderr=subprocess.PIPE, text=True)
+
+
+def losses(config):
+    lines = [json.loads(line) for line in (config.parent / "logs" / "training.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "training"]
+    assert [line["step"] for line in steps] == list(range(1, 31))
+    return [line["loss"] for line in steps]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    config = write_config(tmp_path_factory.mktemp("alone"), SMALL_RUN)
+    train.main(["--config", str(config), *SETTINGS])
+    return losses(config)
+
+
+def test_several_processes_make_the_updates_of_one(alone, tmp_path):
+    config = write_config(tmp_path, SMALL_RUN)
+    process = several(3, config)
+    said = process.communicate()[1]
+    assert process.returncode == 0 and said.count("Training is complete") == 1
+    assert losses(config) == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_run_that_one_process_stopped_goes_on_with_two(alone, tmp_path, monkeypatch):
+    config = write_config(tmp_path, SMALL_RUN)
+    monkeypatch.setattr(train, "stop_requests", stop_after_the_third_step())
+    train.main(["--config", str(config), *SETTINGS])
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]["step"] == 3
+    assert several(2, config).wait() == 0
+    assert losses(config) == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_run_that_two_processes_stopped_goes_on_with_one(alone, tmp_path):
+    config = write_config(tmp_path, SMALL_RUN)
+    process = several(2, config)
+    log = tmp_path / "logs" / "training.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text().count('"training"') >= 3):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert "Stopped at" in said, said
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]["step"] % 8 == 0
+    train.main(["--config", str(config), *SETTINGS, "--resume"])
+    assert losses(config) == pytest.approx(alone, abs=1e-5)
