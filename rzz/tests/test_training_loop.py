@@ -1,12 +1,15 @@
 """What the loop feeds to a step and to its measures: every zero in its order, the scheduled rate, the right sets."""
 
 import json
+import shutil
 
 import pytest
+import torch
 from conftest import SMALL_RUN, stop_after_the_third_step, write_config
 
 import evaluate
 import train
+from checkpoint_utils import load_checkpoint
 from config_utils import load_config
 from data_utils import PAD, decode, validation_zeros
 from training_utils import learning_rate_at
@@ -74,6 +77,23 @@ def test_fewer_epochs_on_a_resumed_run_never_skip_zeros_of_the_next_round(config
                 "--set", "training.log_interval=1"])  # fmt: skip
     seen = [index for _, _, batch, *_ in steps for index in indexes_of(batch)]
     assert seen == list(range(300, 600))
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile on the CPU needs a C++ compiler")
+@pytest.mark.parametrize(("first", "then"), [("on", "off"), ("off", "on")])
+def test_a_run_goes_on_with_and_without_torch_compile(tmp_path, monkeypatch, first, then):
+    checkpoints = []
+    for name, ways in (("plain", ("off", "off")), ("mixed", (first, then))):
+        config = write_config(tmp_path / name, SMALL_RUN)
+        options = ["--config", str(config), "--set", "data.K=0", "--set", "model.dropout=0", "--set"]
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "stop_requests", stop_after_the_third_step())
+            train.main([*options, f"training.compile={ways[0]}"])
+        train.main([*options, f"training.compile={ways[1]}", "--resume"])
+        checkpoints.append(load_checkpoint(config.parent / "checkpoints" / "last.pt"))
+    assert [checkpoint["progress"]["step"] for checkpoint in checkpoints] == [10, 10]
+    for part in ("model", "optimizer"):
+        torch.testing.assert_close(checkpoints[0][part], checkpoints[1][part], rtol=1e-3, atol=1e-5)
 
 
 def test_evaluation_samples_as_the_settings_say(config_path, monkeypatch):
