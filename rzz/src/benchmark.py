@@ -1,23 +1,100 @@
-"""How fast each part is, on this machine.
+"""How fast each part is on this machine, beside the plain way of doing the same in the same run.
 
-    python rzz/src/benchmark.py zeros                    zeros a second, beside mpmath and python-flint
-    python rzz/src/benchmark.py zeros --count 1000000
+    python rzz/src/benchmark.py zeros                    beside mpmath and python-flint
+    python rzz/src/benchmark.py encode                   rows of a million zeros, beside a Python loop
+    python rzz/src/benchmark.py train                    steps of training, beside a plain GPT and the literal trajectories
+    python rzz/src/benchmark.py generate                 1,000 zeros × 10 runs, beside generation without a cache
+    python rzz/src/benchmark.py train --device cuda --d-model 96 --num-layers 2
+
+Prints a table and appends a line with the figures, the machine and the versions to rzz/logs/benchmarks.jsonl.
 """
 
 import argparse
+import dataclasses
+import datetime
+import os
+import statistics
 import time
-from importlib import import_module
 from itertools import islice
 
-import mpmath
+import numpy as np
+import torch
 
 import zeros_db
 import zeta_zeros
+from config_utils import CONTEXT, DEFAULT_CONFIG, Config, require_writable
+from data_utils import END, RiemannZerosDataset, encode_prompts, encode_rows
+from device_utils import DEVICES, choose_device, compiled, cpu_name, describe_device, synchronize
+from logging_utils import run_script, write_json_line
+from metrics_utils import sampled_texts, up_to_end
+from references import (
+    PlainGPT,
+    encoded_one_by_one,
+    flint_zeros,
+    generate_without_cache,
+    literal_trajectories,
+    mpmath_zeros,
+    train_plainly,
+    whole_rows,
+)
+from resource_utils import flops_per_zero
+from riemann_siegel import smooth_zeros
+from training_utils import batches, build_model, make_optimizer, parameter_count, training_step
+from transformer import generate
 
 HEIGHTS = (1, 1_000_000, 10_000_000)  # first indexes
 MPMATH_SAMPLE = 3  # zeros: 0.4 to 0.8 s each
 FLINT_SAMPLE = 20  # zeros: 5 to 10 ms each
-SKIPPED = "not installed"
+FIRST = 10_000_000  # index from which rows are trained on and encoded: the length that most of a full training has
+EQUAL_STEPS, EQUAL_BATCH = 50, 8  # after which the losses of all ways are compared
+LEARNING_STEPS = 150  # after which a model writes rows of the usual length
+REPEATS = 3  # of what is timed, taking turns; the median counts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    zeros = commands.add_parser("zeros", help="zeros a second, beside mpmath and python-flint")
+    zeros.add_argument("--count", type=int, choices=range(1, 10_000_001), metavar="COUNT", default=500_000,
+                       help="zeros at each height (default %(default)s)")
+    commands.add_parser("encode", help="rows a second, beside a Python loop")
+    for name in ("train", "generate"):
+        command = commands.add_parser(name, help=f"zeros a second, beside plain ways to {name}")
+        command.add_argument("--device", choices=DEVICES, default="auto")
+        command.add_argument("--d-model", type=int, default=128)
+        command.add_argument("--num-layers", type=int, default=4)
+        command.add_argument("--batch-size", type=int, default=128)
+    arguments = parser.parse_args()
+    figures = {"zeros": benchmark_zeros, "encode": benchmark_encode, "train": benchmark_train,
+               "generate": benchmark_generate}[arguments.command](arguments)  # fmt: skip
+    log_folder = dataclasses.replace(Config(), path=DEFAULT_CONFIG).log_folder
+    require_writable(log_folder)
+    machine = {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": str(torch.__version__),
+               "numpy": np.__version__}  # fmt: skip
+    when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    write_json_line(log_folder / "benchmarks.jsonl", {"when": when, **vars(arguments), **machine, **figures})
+
+
+# -------------------------------------------------------------------------------------------------------------- zeros
+
+
+def benchmark_zeros(arguments):
+    count = arguments.count
+    print(f"zeros a second of CPU time: rzz over {count:,} zeros, the others over {MPMATH_SAMPLE} and {FLINT_SAMPLE}")
+    print(f"{'from index':>12} {'int64 blocks':>14} {'(i, mpf) pairs':>15} {'mpmath.zetazero':>16}"
+          f" {'acb.zeta_zeros':>15} {'largest difference':>19}")
+    figures = {}
+    for first in HEIGHTS:
+        consume(zeta_zeros.zeros(first + count, 1))  # make the tables that all blocks share
+        blocks = count / cpu_seconds(consume, zeta_zeros.zeros(first, count))[0]
+        pairs = count / cpu_seconds(consume, zeros_db.zeros_starting_at_N(first, count))[0]
+        others = [sample_rate(mpmath_zeros, first, MPMATH_SAMPLE), sample_rate(flint_zeros, first, FLINT_SAMPLE)]
+        rates = [f"{other[0]:,.1f}" if other else "not installed" for other in others]
+        difference = max(other[1] for other in others if other)
+        print(f"{first:>12,} {blocks:>14,.0f} {pairs:>15,.0f} {rates[0]:>16} {rates[1]:>15} {difference:>19.1e}", flush=True)
+        figures[f"from_{first}"] = {"blocks": blocks, "pairs": pairs, "mpmath": others[0] and others[0][0],
+                                    "flint": others[1] and others[1][0], "largest_difference": difference}  # fmt: skip
+    return figures
 
 
 def cpu_seconds(function, *arguments):
@@ -32,14 +109,6 @@ def consume(pairs):
         pass
 
 
-def mpmath_zeros(first, count):
-    return [mpmath.zetazero(i).imag for i in range(first, first + count)]
-
-
-def flint_zeros(first, count):
-    return [zero.imag.mid() for zero in import_module("flint").acb.zeta_zeros(first, count)]
-
-
 def sample_rate(zeros, first, count):
     """Zeros a second of another library on a sample, and its largest difference from ours; None where it is missing."""
     try:
@@ -50,30 +119,144 @@ def sample_rate(zeros, first, count):
     return count / seconds, max(abs(float(zero) - float(other)) for zero, other in zip(ours, theirs, strict=True))
 
 
-def benchmark_zeros(count):
-    print(f"zeros a second of CPU time: rzz over {count:,} zeros, the others over {MPMATH_SAMPLE} and {FLINT_SAMPLE}")
-    print(f"{'from index':>12} {'int64 blocks':>14} {'(i, mpf) pairs':>15} {'mpmath.zetazero':>16}"
-          f" {'acb.zeta_zeros':>15} {'largest difference':>19}")
-    for first in HEIGHTS:
-        consume(zeta_zeros.zeros(first + count, 1))  # make the tables that all blocks share
-        blocks, _ = cpu_seconds(consume, zeta_zeros.zeros(first, count))
-        pairs, _ = cpu_seconds(consume, zeros_db.zeros_starting_at_N(first, count))
-        others = [sample_rate(mpmath_zeros, first, MPMATH_SAMPLE), sample_rate(flint_zeros, first, FLINT_SAMPLE)]
-        rates = [f"{other[0]:,.1f}" if other else SKIPPED for other in others]
-        difference = max(other[1] for other in others if other)
-        print(f"{first:>12,} {count / blocks:>14,.0f} {count / pairs:>15,.0f} {rates[0]:>16} {rates[1]:>15}"
-              f" {difference:>19.1e}", flush=True)
+# ------------------------------------------------------------------------------------------------- encode, train, generate
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    zeros = commands.add_parser("zeros", help="zeros a second, beside mpmath and python-flint")
-    zeros.add_argument("--count", type=int, choices=range(1, 10_000_001), metavar="COUNT", default=500_000,
-                       help="zeros at each height (default %(default)s)")
-    arguments = parser.parse_args()
-    benchmark_zeros(arguments.count)
+def some_zeros(count):
+    """Zeros with the right number of digits from FIRST on; how fast they are read does not depend on their last ones."""
+    indexes = np.arange(FIRST, FIRST + count)
+    return RiemannZerosDataset(indexes, (smooth_zeros(indexes) * 10_000).astype(np.int64))
+
+
+def taking_turns(ways):
+    """Call each of the functions `ways` {name: function} REPEATS times in turns; return {name: median seconds}."""
+    seconds = {name: [] for name in ways}
+    for _ in range(REPEATS):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+def benchmark_encode(arguments):
+    zeros, few = some_zeros(1_000_000), some_zeros(20_000)
+    assert (encode_rows(few.indexes, few.values) == encoded_one_by_one(few.indexes, few.values)).all()
+    seconds = taking_turns({"encode_rows": lambda: encode_rows(zeros.indexes, zeros.values),
+                            "one by one": lambda: encoded_one_by_one(few.indexes, few.values)})  # fmt: skip
+    rates = {"encode_rows": 1_000_000 / seconds["encode_rows"], "one by one": 20_000 / seconds["one by one"]}
+    print_rates("rows encoded", "rows/s", rates)
+    return rates
+
+
+def model_and_device(arguments, embedding):
+    device, reason = choose_device(arguments.device)
+    settings = dataclasses.replace(Config().model, d_model=arguments.d_model, num_layers=arguments.num_layers,
+                                   index_embedding=embedding)  # fmt: skip
+    return build_model(settings, seed=1).to(device), device
+
+
+def benchmark_train(arguments):
+    zeros, size = some_zeros(100_000), arguments.batch_size
+    told, device = model_and_device(arguments, "primes")
+    blind, _ = model_and_device(arguments, "digits")
+    print(f"{describe_device(device)}; {parameter_count(told):,} parameters, {size} zeros a batch")
+    differences = losses_compared(arguments, zeros)
+
+    def ours(model, steps):
+        optimizer = make_optimizer(model, Config().training)
+        step_model = compiled(model, device, "auto")
+
+        def train():
+            for step, batch in zip(range(steps), batches(model, zeros, size), strict=False):
+                training_step(step_model, optimizer, batch, 1e-3, 1.0, (1, step))
+            synchronize(device)
+
+        train()  # what is compiled or allocated once is not timed
+        return train
+
+    def plainly(make_batch, steps):
+        model, ready = PlainGPT.with_weights_of(blind), [make_batch(zeros, step * size, size) for step in range(steps)]
+        return lambda: train_plainly(model, ready)
+
+    steps = {"rzz, primes": 20, "rzz, digits": 20, "plain GPT, rows of 32": 20, "literal trajectories": 1}
+    if device.type != "cpu":
+        steps = {name: 20 * count for name, count in steps.items()}
+    seconds = taking_turns({
+        "rzz, primes": ours(told, steps["rzz, primes"]),
+        "rzz, digits": ours(blind, steps["rzz, digits"]),
+        "plain GPT, rows of 32": plainly(whole_rows, steps["plain GPT, rows of 32"]),
+        "literal trajectories": plainly(literal_trajectories, steps["literal trajectories"]),
+    })  # fmt: skip
+    rates = {name: size * count / seconds[name] for name, count in steps.items()}
+    print_rates("training", "zeros/s", rates)
+    print(f"losses of {EQUAL_STEPS} steps with {EQUAL_BATCH} zeros, largest difference from rzz, digits: "
+          + ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items()))
+    config = dataclasses.replace(Config(), data=dataclasses.replace(Config().data, interval_size=900_000),
+                                 model=dataclasses.replace(Config().model, d_model=arguments.d_model,
+                                                           num_layers=arguments.num_layers))  # fmt: skip
+    needed, peak = rates["rzz, primes"] * flops_per_zero(config), products_per_second(device)
+    print(f"floating-point operations: {needed / 1e9:,.0f} GFLOP/s of {peak / 1e9:,.0f} that products of 2048 × 2048 reach: "
+          f"{needed / peak:.0%}")
+    return {"device": describe_device(device), **rates, "loss_differences": differences, "roofline": needed / peak}
+
+
+def losses_compared(arguments, zeros):
+    """Train the same weights the three ways; return each one's largest difference from ours over the losses."""
+    model, device = model_and_device(arguments, "digits")
+    plain, literal = PlainGPT.with_weights_of(model), PlainGPT.with_weights_of(model)
+    optimizer = make_optimizer(model, Config().training)
+    ours = [training_step(model, optimizer, batch, 1e-3, 1.0, (1, step)).item()
+            for step, batch in zip(range(EQUAL_STEPS), batches(model, zeros, EQUAL_BATCH), strict=False)]  # fmt: skip
+    found = {}
+    for name, other, make_batch in (("plain GPT", plain, whole_rows), ("literal trajectories", literal, literal_trajectories)):
+        losses = train_plainly(other, [make_batch(zeros, step * EQUAL_BATCH, EQUAL_BATCH) for step in range(EQUAL_STEPS)])
+        found[name] = max(abs(loss - own) for loss, own in zip(losses, ours, strict=True))
+    return found
+
+
+def products_per_second(device, size=2048):
+    """Floating-point operations a second that the device reaches on a large float32 matrix product."""
+    matrix = torch.randn(size, size, device="cpu").to(device)
+
+    def product():
+        matrix @ matrix
+        synchronize(device)
+
+    product()
+    return 2 * size**3 / taking_turns({"product": product})["product"]
+
+
+def benchmark_generate(arguments):
+    model, device = model_and_device(arguments, "primes")
+    optimizer = make_optimizer(model, Config().training)
+    for step, batch in zip(range(LEARNING_STEPS), batches(model, some_zeros(100_000), arguments.batch_size), strict=False):
+        training_step(model, optimizer, batch, 1e-3, 1.0, (1, step))
+    print(f"{describe_device(device)}; {parameter_count(model):,} parameters, 10 runs, nucleus p = 0.9")
+    indexes = np.arange(11_000_000, 11_001_000)
+    ((_, prompts),) = encode_prompts(indexes[:100])
+    few = torch.from_numpy(prompts), torch.from_numpy(indexes[:100])
+    uniforms = torch.rand(100, 10, model.config.context, generator=torch.Generator().manual_seed(1))
+    cached = generate(model, *few, uniforms, 0.9, END).view(-1, CONTEXT).tolist()
+    uncached = generate_without_cache(model, prompts, indexes[:100], uniforms, 0.9).reshape(-1, CONTEXT).tolist()
+    same = sum(up_to_end(one) == up_to_end(other) for one, other in zip(cached, uncached, strict=True))
+    seconds = taking_turns({
+        "rzz": lambda: sampled_texts(model, indexes, 10, 0.9, seed=1),
+        "without a cache": lambda: generate_without_cache(model, prompts, indexes[:100], uniforms, 0.9),
+    })  # fmt: skip
+    rates = {"rzz": 10_000 / seconds["rzz"], "without a cache": 1_000 / seconds["without a cache"]}
+    print_rates("generation", "rows/s", rates)
+    print(f"1,000 zeros × 10 runs: {seconds['rzz']:.2f} s; {same} of 1,000 rows are the same without a cache")
+    return {"device": describe_device(device), **rates, "seconds_1000x10": seconds["rzz"], "same_rows": same}
+
+
+def print_rates(what, unit, rates):
+    """Print each rate and how many times the others' the first, ours, is."""
+    ours = next(iter(rates.values()))
+    print(f"{what:<24} {unit:>12} {'ours is':>10}")
+    for name, rate in rates.items():
+        print(f"{name:<24} {rate:>12,.0f} {ours / rate:>9.2f}×")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

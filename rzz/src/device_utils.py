@@ -77,8 +77,19 @@ def describe_device(device):
     elif device.type == "xla":
         what = os.environ.get("PJRT_DEVICE", "TPU")
     else:
-        what = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"
+        what = f"{cpu_name()}, {torch.get_num_threads()} thread(s)"
     return f"{device.type} ({what}), torch {torch.__version__}, float32"
+
+
+def cpu_name():
+    """The processor's own name where the system tells it, else its architecture."""
+    try:
+        for line in open("/proc/cpuinfo", encoding="utf-8"):
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def seed_device(device, *numbers):
