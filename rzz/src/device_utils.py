@@ -7,6 +7,7 @@ All of the program computes in float32 on the device. Half precision is slower t
 float64 does not exist there, so what needs more than float32 is prepared on the CPU (index_embedding, metrics_utils).
 """
 
+import functools
 import gc
 import os
 import platform
@@ -117,6 +118,28 @@ def mixed_seed(*numbers):
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
         state ^= state >> 31
     return state >> 1
+
+
+@functools.cache
+def heeds_found_inf(device):
+    """Whether fused AdamW leaves everything as it is where its `found_inf` says so; tried out, for not every one does.
+
+    Apple's ignores it before torch 2.13 (pytorch#186360), XLA has no fused one.
+    """
+    parameter = torch.nn.Parameter(torch.ones(1, device=device))
+    parameter.grad = torch.ones_like(parameter)
+    try:
+        optimizer = torch.optim.AdamW([parameter], fused=True)
+        optimizer.found_inf, optimizer.grad_scale = torch.ones((), device=device), None
+        optimizer.step()
+    except RuntimeError:
+        return False
+    return parameter.item() == 1
+
+
+def sliced_on(device):
+    """Return the device on which batches are cut from larger tensors: XLA would compile a program for every place."""
+    return torch.device("cpu") if device.type == "xla" else device
 
 
 def end_step(device):

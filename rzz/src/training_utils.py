@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from data_utils import PAD
-from device_utils import end_step, seed_device
+from device_utils import end_step, heeds_found_inf, seed_device, sliced_on
 from index_embedding import IndexEmbedding, IndexFeatures
 from process_utils import process_count, sum_over_processes
 from transformer import Transformer, TransformerConfig, on_device
@@ -85,6 +85,7 @@ def batches(model, dataset, batch_size, start=0, rank=0, processes=1):
     the next chunk in the background while this one is trained on, and chunks begin at the same rows wherever a training
     is resumed. Of several processes each gets its share of every batch, by its rank.
     """
+    device = model.head.weight.device
     size = batch_size * max(1, CHUNK // batch_size)
     share = math.ceil(batch_size / processes)
     mine = rank * share + np.arange(share)  # rows of a batch; the last process may have too few
@@ -99,10 +100,11 @@ def batches(model, dataset, batch_size, start=0, rank=0, processes=1):
             chunk, asked = upcoming.pop().result()
             if row != chunks[-1]:
                 upcoming.append(prepare(row + size))
-            chunk = chunk.to(model.head.weight.device)
+            chunk = chunk.to(sliced_on(device))
             for number, asked_here in enumerate(asked):
                 if row + number * batch_size >= start:
-                    yield chunk.piece(slice(number * share, (number + 1) * share))._replace(asked=asked_here)
+                    batch = chunk.piece(slice(number * share, (number + 1) * share)).to(device)
+                    yield batch._replace(asked=asked_here)
 
 
 def prepared(position_embedding, dataset, row, size, batch_size, mine):
@@ -164,11 +166,11 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
 def update_if(finite, optimizer, learning_rate):
     """Step `optimizer` where the boolean tensor `finite` says so.
 
-    The fused kernels look at it on the device (`found_inf`, made for torch.amp.GradScaler), so nobody waits for it.
+    Most fused kernels look at it on the device (`found_inf`, made for torch.amp.GradScaler), so nobody waits for it.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    if all(group["fused"] for group in optimizer.param_groups):
+    if heeds_found_inf(finite.device):
         optimizer.found_inf, optimizer.grad_scale = (~finite).float(), None
         optimizer.step()
     elif bool(finite):

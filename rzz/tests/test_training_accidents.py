@@ -14,6 +14,7 @@ import training_utils
 from checkpoint_utils import load_checkpoint
 from config_utils import ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
+from device_utils import heeds_found_inf
 from training_utils import build_model, make_optimizer, training_step
 
 ZEROS = RiemannZerosDataset([9, 10, 11, 12, 13], [480051, 497738, 529703, 564462, 593470])
@@ -34,12 +35,12 @@ def spoil(model):
     return model.final_norm.register_forward_hook(lambda module, inputs, output: output * math.inf)
 
 
-@pytest.mark.parametrize("fused", [True, None])
-def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(fused):
+@pytest.mark.parametrize("by_the_kernel", [True, False])
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(by_the_kernel, monkeypatch):
+    assert heeds_found_inf(torch.device("cpu"))
+    monkeypatch.setattr(training_utils, "heeds_found_inf", lambda device: by_the_kernel)
     model = build_model(SMALL, 1)
     optimizer = make_optimizer(model, TrainingConfig())
-    for group in optimizer.param_groups:
-        group["fused"] = fused
     training_step(model, optimizer, batch_of(model, ZEROS, 5), 1e-2, 1.0, (1, 0))
     before = state_of(model, optimizer)
     hook = spoil(model)
@@ -59,6 +60,17 @@ def test_a_batch_in_parts_makes_the_same_update(parts):
         loss = training_step(model, optimizer, batch_of(model, ZEROS, 6), 1e-2, 1.0, (1, 0), parts=cut)
         results.append((loss, [parameter.grad for parameter in model.parameters()]))
     torch.testing.assert_close(results[0], results[1])
+
+
+def test_a_fused_kernel_that_ignores_found_inf_is_found_out(monkeypatch):
+    real = torch.optim.AdamW.step
+
+    def without_looking(self):
+        self.found_inf = None
+        real(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", without_looking)
+    assert not heeds_found_inf.__wrapped__(torch.device("cpu"))
 
 
 @pytest.fixture
