@@ -11,6 +11,7 @@ import functools
 import gc
 import os
 import platform
+from typing import NamedTuple
 
 import torch
 
@@ -120,11 +121,16 @@ def mixed_seed(*numbers):
     return state >> 1
 
 
-@functools.cache
-def heeds_found_inf(device):
-    """Whether fused AdamW leaves everything as it is where its `found_inf` says so; tried out, for not every one does.
+class FusedAdamW(NamedTuple):
+    there: bool  # one launch for all parameters
+    heeds_found_inf: bool  # leaves everything as it is where `found_inf` says so
 
-    Apple's ignores it before torch 2.13 (pytorch#186360), XLA has no fused one.
+
+@functools.cache
+def fused_adamw(device):
+    """Return what the fused AdamW of a device can do, as FusedAdamW, by trying it out.
+
+    XLA has none, and Apple's ignores found_inf before torch 2.13 (pytorch#186360).
     """
     parameter = torch.nn.Parameter(torch.ones(1, device=device))
     parameter.grad = torch.ones_like(parameter)
@@ -133,8 +139,8 @@ def heeds_found_inf(device):
         optimizer.found_inf, optimizer.grad_scale = torch.ones((), device=device), None
         optimizer.step()
     except RuntimeError:
-        return False
-    return parameter.item() == 1
+        return FusedAdamW(False, False)
+    return FusedAdamW(True, parameter.item() == 1)
 
 
 def sliced_on(device):

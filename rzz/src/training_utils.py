@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from data_utils import PAD
-from device_utils import end_step, heeds_found_inf, seed_device, sliced_on
+from device_utils import end_step, fused_adamw, seed_device, sliced_on
 from index_embedding import IndexEmbedding, IndexFeatures
 from process_utils import process_count, sum_over_processes
 from transformer import Transformer, TransformerConfig, on_device
@@ -43,11 +43,8 @@ def make_optimizer(model, training):
     decayed = [p for p in model.parameters() if p.dim() >= 2 and id(p) not in embeddings]
     others = [p for p in model.parameters() if p.dim() < 2 or id(p) in embeddings]
     groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    options = {"lr": training.learning_rate, "betas": (0.9, 0.95)}
-    try:
-        return torch.optim.AdamW(groups, fused=True, **options)
-    except RuntimeError:  # this device has no fused kernel
-        return torch.optim.AdamW(groups, **options)
+    fused = fused_adamw(model.head.weight.device).there
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
 def learning_rate_at(step, total_steps, training):
@@ -170,7 +167,7 @@ def update_if(finite, optimizer, learning_rate):
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    if heeds_found_inf(finite.device):
+    if fused_adamw(finite.device).heeds_found_inf:
         optimizer.found_inf, optimizer.grad_scale = (~finite).float(), None
         optimizer.step()
     elif bool(finite):

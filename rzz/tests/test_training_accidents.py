@@ -14,7 +14,7 @@ import training_utils
 from checkpoint_utils import load_checkpoint
 from config_utils import ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
-from device_utils import heeds_found_inf
+from device_utils import FusedAdamW, fused_adamw
 from training_utils import build_model, make_optimizer, training_step
 
 ZEROS = RiemannZerosDataset([9, 10, 11, 12, 13], [480051, 497738, 529703, 564462, 593470])
@@ -37,8 +37,8 @@ def spoil(model):
 
 @pytest.mark.parametrize("by_the_kernel", [True, False])
 def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(by_the_kernel, monkeypatch):
-    assert heeds_found_inf(torch.device("cpu"))
-    monkeypatch.setattr(training_utils, "heeds_found_inf", lambda device: by_the_kernel)
+    assert fused_adamw(torch.device("cpu")) == (True, True)
+    monkeypatch.setattr(training_utils, "fused_adamw", lambda device: FusedAdamW(by_the_kernel, by_the_kernel))
     model = build_model(SMALL, 1)
     optimizer = make_optimizer(model, TrainingConfig())
     training_step(model, optimizer, batch_of(model, ZEROS, 5), 1e-2, 1.0, (1, 0))
@@ -70,7 +70,7 @@ def test_a_fused_kernel_that_ignores_found_inf_is_found_out(monkeypatch):
         real(self)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", without_looking)
-    assert not heeds_found_inf.__wrapped__(torch.device("cpu"))
+    assert fused_adamw.__wrapped__(torch.device("cpu")) == (True, False)
 
 
 @pytest.fixture
