@@ -3,8 +3,9 @@
     python rzz/src/evaluate.py                            # the latest checkpoint on the test set
     python rzz/src/evaluate.py --checkpoint PATH --set data.N=100
 
-Prints a table to standard output and writes logs/evaluation.json. The test set is the first data.N zeros of interval
-K + 1; each is written evaluation.runs times by nucleus sampling with p = evaluation.top_p.
+Prints a table to standard output and writes logs/evaluation.json, and what was written for each zero to
+logs/predictions.jsonl. The test set is the first data.N zeros of interval K + 1; each is written evaluation.runs times
+by nucleus sampling with p = evaluation.top_p.
 """
 
 import dataclasses
@@ -14,10 +15,10 @@ from pathlib import Path
 
 from checkpoint_utils import checkpoint_files, latest_checkpoint, load_checkpoint, trained_model
 from config_utils import ModelConfig, UserError, load_config, stage_parser
-from data_utils import interval, test_zeros, training_zeros
+from data_utils import UNIT, interval, test_zeros, training_zeros
 from device_utils import choose_device, describe_device
 from file_utils import atomic_write
-from logging_utils import log, run_script, start_logging
+from logging_utils import log, run_script, start_logging, write_json_lines
 from metrics_utils import baselines, sampled_predictions, scores
 from training_utils import build_model, cross_entropy_of, parameter_count
 
@@ -60,6 +61,7 @@ def main(argv=None):
         "untrained": dataclasses.asdict(untrained),
         "baselines": {name: scores(values, dataset) for name, values in references.items()},
     }
+    write_json_lines(config.log_folder / "predictions.jsonl", prediction_lines(dataset, predictions))
     with atomic_write(config.log_folder / "evaluation.json", "w") as file:
         file.write(json.dumps(result, indent=2) + "\n")
     print(table(result))
@@ -96,6 +98,12 @@ def trained_up_to(checkpoint):
     if progress["row"]:
         return max(1, progress["round"] * size) + progress["row"] - 1
     return 0
+
+
+def prediction_lines(dataset, predictions):
+    """Yield for each zero its index, its value, and what the model wrote in each run, None where it is not a number."""
+    for index, value, runs in zip(dataset.indexes.tolist(), dataset.values.tolist(), predictions.tolist(), strict=True):
+        yield {"index": index, "true": value / UNIT, "predicted": [None if math.isnan(each) else each for each in runs]}
 
 
 def table(result):

@@ -42,7 +42,7 @@ from logging_utils import (
     write_json_line,
     write_json_lines,
 )
-from metrics_utils import sampled_predictions, scores
+from metrics_utils import baselines, sampled_predictions, scores
 from process_utils import agreed, process_count, process_rank, processes, shared_among_processes, wait_for_all
 from training_utils import (
     batches,
@@ -129,6 +129,8 @@ def train(config, model, optimizer, progress, device, stop):
                 fetch_ahead(config, progress.round + 2)
             if rank == 0 and progress.step == 0:
                 log_before_first_step(model, validation)
+            if progress.epoch == progress.row == 0:
+                log_round(config, model, progress, training, validation)
             clock = Clock(progress, device)
             while progress.epoch < settings.epochs:
                 for batch in batches(model, training, settings.batch_size, progress.row, rank, process_count()):
@@ -212,7 +214,8 @@ def log_training(config, progress, losses, rate, clock, total_steps):
     training_log.info("%s · step %s/%s · loss %s%s · lr %.2e · %s zeros/s · elapsed %s · left %s", place(progress, config),
                       f"{progress.step:,}", f"{total_steps:,}", "none" if loss is None else f"{loss:.4f}",
                       validation_text(progress), rate, f"{speed:,.0f}", duration(progress.seconds), duration(left))  # fmt: skip
-    write_line(config, progress, kind="training", loss=loss, learning_rate=rate, zeros_per_second=speed)
+    write_line(config, progress, kind="training", loss=loss, learning_rate=rate, zeros_per_second=speed, seconds_left=left,
+               steps_in_run=total_steps)
     for step, each in enumerate(losses, progress.step - len(losses)):
         progress.bad_steps = 0 if math.isfinite(each) else progress.bad_steps + 1
         if not math.isfinite(each):
@@ -225,6 +228,18 @@ def log_training(config, progress, losses, rate, clock, total_steps):
                             "training.learning_rate and go on with --resume.")
 
 
+def log_round(config, model, progress, training, validation):
+    """Write a line on what the MSE of this round is to be compared with: methods without a model, on the same zeros."""
+    sample = mse_sample(config, validation)
+    measured = {name: scores(values, sample)["mse"] for name, values in baselines(sample, training).items()}
+    write_line(config, progress, kind="round", parameters=parameter_count(model), mse_baselines=measured)
+
+
+def mse_sample(config, validation):
+    """The zeros of the validation sample that are written out for the logged MSE: about training.mse_zeros, evenly spread."""
+    return validation.part(slice(None, None, math.ceil(len(validation) / config.training.mse_zeros)))
+
+
 def log_validation(config, model, progress, training, validation):
     """Measure the validation loss and, for the last zeros trained on and for some of the sample, the sampled MSE."""
     if process_rank() > 0:
@@ -235,15 +250,14 @@ def log_validation(config, model, progress, training, validation):
     best = min(found.nats_per_token, before["best_loss"]) if before else found.nats_per_token
     row = progress.row or len(training)
     recent = training.part(slice(max(0, row - settings.mse_zeros), row))
-    spread = validation.part(slice(None, None, math.ceil(len(validation) / settings.mse_zeros)))
     measured = {}
-    for name, zeros in (("training", recent), ("validation", spread)):
+    for name, zeros in (("training", recent), ("validation", mse_sample(config, validation))):
         seed = mixed_seed(settings.seed, progress.step)
         found_here = scores(sampled_predictions(model, zeros, 1, config.evaluation.top_p, seed), zeros)
         measured |= {f"mse_{name}": found_here["mse"], f"readable_{name}": found_here["readable"]}
     progress.validation = {"round": progress.round, "loss": found.nats_per_token, "best_loss": best,
                            "nats_per_zero": found.nats_per_zero, **measured}  # fmt: skip
-    write_line(config, progress, kind="validation", **progress.validation)
+    write_line(config, progress, kind="validation", **progress.validation, accuracy_by_position=found.accuracy_by_position)
 
 
 def validation_text(progress):
@@ -358,7 +372,7 @@ def keep_lines(config, count):
 
 def move_run_aside(config):
     """Move the checkpoints and training logs of an existing run to previous_runs/<time>/."""
-    logs = [config.log_folder / name for name in ("training.log", "training.jsonl", "evaluation.json")]
+    logs = [config.log_folder / name for name in ("training.log", "training.jsonl", "evaluation.json", "predictions.jsonl")]
     files = [*config.checkpoint_folder.glob("*.pt"), *(path for path in logs if path.exists())]
     if not checkpoint_files(config.checkpoint_folder):
         return
