@@ -18,7 +18,7 @@ from config_utils import ModelConfig, UserError, load_config, stage_parser
 from data_utils import UNIT, interval, test_zeros, training_zeros
 from device_utils import choose_device, describe_device
 from file_utils import atomic_write
-from logging_utils import log, run_script, start_logging, write_json_lines
+from logging_utils import log, number, run_script, start_logging, write_json_lines
 from metrics_utils import baselines, sampled_predictions, scores
 from training_utils import build_model, cross_entropy_of, parameter_count
 
@@ -130,10 +130,6 @@ def table(result):
 def columns(measured):
     return (number(measured["mse"]), number(measured["rmse"]), number(measured["median_absolute_error"]),
             number(measured["median_error_in_spacings"]), f"{measured['readable']:.4f}")
-
-
-def number(value):
-    return "–" if value is None else f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -167,3 +167,8 @@ def duration(seconds):
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def number(value):
+    """A measure with four digits, '–' where there is none."""
+    return "–" if value is None else f"{value:.4g}"

@@ -6,6 +6,7 @@
 All arithmetic is float64 on the CPU.
 """
 
+import math
 import re
 
 import numpy as np
@@ -106,3 +107,19 @@ def baselines(dataset, training):
         "straight line": (height + slope * (dataset.indexes - centre))[:, None],
         "smooth count": smooth_zeros(dataset.indexes)[:, None],
     }
+
+
+def gue_spacing_density(s):
+    """Density of the spacings of neighbouring zeros in units of their mean: Wigner's surmise for the GUE, an array for an array.
+
+    (32/π²) s² exp(−4s²/π). Zeros repel each other as the eigenvalues of random Hermitian matrices do (Montgomery, "The
+    pair correlation of zeros of the zeta function", 1973; Odlyzko, "On the distribution of spacings between zeros of
+    the zeta function", 1987), not as those of real symmetric ones, the GOE.
+    """
+    s = np.asarray(s, np.float64)
+    return 32 / np.pi**2 * s**2 * np.exp(-4 * s**2 / np.pi)
+
+
+def gue_share_below(s):
+    """Share of spacings below `s` under gue_spacing_density: its integral from 0."""
+    return math.erf(2 * s / math.sqrt(math.pi)) - 4 * s / math.pi * math.exp(-4 * s**2 / math.pi)
