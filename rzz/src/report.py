@@ -124,8 +124,8 @@ def settings_text(config, training, evaluation):
     counts = [evaluation["parameters"]] if evaluation else [line["parameters"] for line in of_kind(training, "round")[-1:]]
     parameters = "".join(f"{count:,} parameters, " for count in counts)
     return (f"K = {data.K}: rounds {data.first_round} … {data.K} of {data.interval_size:,} zeros each. Index embedding "
-            f"{model.index_embedding}, {parameters}d_model {model.d_model}, {model.num_layers} layers, {model.num_heads} heads, "
-            f"dropout {model.dropout:g}. Learning rate {settings.learning_rate:g}, batches of {settings.batch_size}, epochs "
+            f"{model.index_embedding}, {parameters}d_model {model.d_model}, layers {model.num_layers}, heads {model.num_heads}, "
+            f"dropout {model.dropout:g}. Learning rate {settings.learning_rate:g}, batch size {settings.batch_size}, epochs "
             f"{settings.epochs}.")  # fmt: skip
 
 

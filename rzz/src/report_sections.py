@@ -71,11 +71,13 @@ def prediction_blocks(lines):
     mean = np.where(readable, runs, 0).sum(1) / np.where(readable.any(1), readable.sum(1), np.nan)
     smooth, unit = smooth_zeros(indexes), mean_spacing(true)
 
-    yield Figures([
-        offsets_figure((true - smooth) / unit, (mean - smooth) / unit),
-        errors_figure(((runs - true[:, None]) / unit[:, None])[readable], (smooth - true) / unit, unit.mean()),
-        spacings_figure(np.diff(true) / unit[:-1], np.diff(mean) / unit[:-1]),
-    ])  # fmt: skip
+    figures = []
+    if readable.any():
+        figures.append(offsets_figure((true - smooth) / unit, (mean - smooth) / unit))
+        figures.append(errors_figure(((runs - true[:, None]) / unit[:, None])[readable], (smooth - true) / unit, unit.mean()))
+    if np.isfinite(np.diff(mean)).any():
+        figures.append(spacings_figure(np.diff(true) / unit[:-1], np.diff(mean) / unit[:-1]))
+    yield Figures(figures)
     order = np.argsort(np.where(np.isnan(mean), np.inf, np.abs(mean - true)), kind="stable")
     for name, chosen in (("best", order[:ENDS]), ("worst", order[::-1][:ENDS])):
         yield Paragraph(f"The {len(chosen)} {name} predictions, as mean ± standard deviation of the runs:")
@@ -88,7 +90,7 @@ def offsets_figure(true, predicted):
     outside = np.sum(~(np.abs(predicted) <= limit))
     caption = ("Each dot is a zero: how far it lies from where the smooth count puts it, and how far the model (mean of its runs) "
                "says that it does. On the grey diagonal the model is right; on the orange line it would know no more than the "
-               f"smooth count. {outside:,} of {len(true):,} zeros are outside of the frame.")  # fmt: skip
+               f"smooth count. Outside of the frame: {outside:,} of {len(true):,} zeros.")  # fmt: skip
     return Figure("predicted_against_true", "Predicted against true", caption, predicted_against_true(true, predicted, limit))
 
 
@@ -96,8 +98,7 @@ def errors_figure(model, smooth, unit):
     """model, smooth: errors of all predictions, in mean spacings. unit: of which this is the mean."""
     beyond = np.sum(np.abs(model) > HISTOGRAM_LIMIT)
     caption = (f"All {len(model):,} sampled predictions beside the smooth count, in units of the mean distance of neighbouring "
-               f"zeros, {unit:.4f}. Narrower is better. {beyond:,} predictions are off by more than {HISTOGRAM_LIMIT} and not in "
-               "the picture.")  # fmt: skip
+               f"zeros, {unit:.4f}. Narrower is better. Off by more than {HISTOGRAM_LIMIT} and not in the picture: {beyond:,}.")  # fmt: skip
     return Figure("errors", "Errors", caption, error_histogram(model, smooth, HISTOGRAM_LIMIT))
 
 
@@ -109,19 +110,19 @@ def spacings_figure(true, predicted):
                "do (GUE). Errors that are independent from one zero to the next widen the predicted distribution and fill the gap "
                "near 0; predictions that dare too little, as means of several do, make it narrower. "
                f"Below {CLOSE} are {shares[0]} of the predicted distances (mean of the runs), {shares[1]} of the true ones, and "
-               f"{100 * gue_share_below(CLOSE):.1f}% under the curve. {np.sum(predicted < 0):,} predicted distances are negative: "
-               "two zeros in the wrong order.")  # fmt: skip
+               f"{100 * gue_share_below(CLOSE):.1f}% under the curve. Negative, two zeros in the wrong order: "
+               f"{np.sum(predicted < 0):,}.")  # fmt: skip
     return Figure("spacings", "Distances of neighbours", caption, spacing_distribution(true, predicted))
 
 
 def sentence(index, true, runs):
-    """'zero 11,000,412 is 5453540.6071; the model said 5453540.5 ± 0.1': with as many decimals as the spread allows."""
+    """'zero 11,000,412 is 5453540.6071; the model said 5453540.5 ± 0.1': as many decimals as the spread has to its first digit."""
     values = runs[~np.isnan(runs)]
     begin = f"zero {index:,} is {true:.{DECIMALS}f}; the model"
     if not len(values):
         return f"{begin} wrote nothing that is a number"
     spread = values.std()
-    decimals = DECIMALS if spread == 0 else min(DECIMALS, max(0, -math.floor(math.log10(spread))))
+    decimals = min(DECIMALS, max(0, -int(f"{spread:.0e}".split("e")[1]))) if spread else DECIMALS
     return f"{begin} said {values.mean():.{decimals}f} ± {spread:.{decimals}f}"
 
 
