@@ -25,7 +25,7 @@ def main(argv=None):
     if not any((folder / name).exists() for name in LOGS):
         raise UserError(f"There are no logs in {folder} to report on; begin with: python rzz/src/tune_hyper_parameters.py")
     start_logging(folder)
-    tuning = read_json_lines(folder / "tuning.jsonl")
+    tuning = [line for line in read_json_lines(folder / "tuning.jsonl") if "kind" in line]  # lines of older versions have none
     training = whole_rounds(read_json_lines(folder / "training.jsonl"))
     evaluation = read_evaluation(folder / "evaluation.json")
     predictions = read_json_lines(folder / "predictions.jsonl") if evaluation else []
@@ -35,7 +35,7 @@ def main(argv=None):
         blocks += evaluation_section(evaluation, predictions)
     if training:
         blocks += training_section(training)
-    if tuning:
+    if any(line["kind"] == "rung" for line in tuning):
         blocks += tuning_section(tuning)
     print(write_pages(folder / "report", "Zeros of the Riemann zeta function, predicted", blocks))
 

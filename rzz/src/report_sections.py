@@ -4,6 +4,7 @@
 """
 
 import math
+from collections import Counter
 
 import numpy as np
 
@@ -98,7 +99,8 @@ def errors_figure(model, smooth, unit):
     """model, smooth: errors of all predictions, in mean spacings. unit: of which this is the mean."""
     beyond = np.sum(np.abs(model) > HISTOGRAM_LIMIT)
     caption = (f"All {len(model):,} sampled predictions beside the smooth count, in units of the mean distance of neighbouring "
-               f"zeros, {unit:.4f}. Narrower is better. Off by more than {HISTOGRAM_LIMIT} and not in the picture: {beyond:,}.")  # fmt: skip
+               f"zeros, {unit:.4f}. Narrower is better. Off by more than {HISTOGRAM_LIMIT} and not in the picture: "
+               f"{beyond:,}.")  # fmt: skip
     return Figure("errors", "Errors", caption, error_histogram(model, smooth, HISTOGRAM_LIMIT))
 
 
@@ -226,39 +228,36 @@ def tuning_section(lines):
     """Yield what the search found: heat maps over pairs of axes, and the best points."""
     points = tuning_points(lines)
     axes = searched_axes(points)
+    ruled_out = Counter(line["reason"] for line in lines if line["kind"] == "ruled_out")
     yield Heading("Tuning")
-    yield Paragraph(f"{len(points):,} points of the grid were trained, {remarks_on(points) or 'all of them stable and trainable'}.")
+    yield Paragraph(f"Points of the grid that were trained: {len(points):,}, {remarks_on(points) or 'all stable and trainable'}.")
+    if ruled_out:
+        yield Sentences([f"ruled out before: {count:,}, {reason}" for reason, count in ruled_out.most_common()])
     if "learning_rate" in axes and len(axes) > 1:
         yield Figures([tuning_figure(points, "learning_rate", axis, axes) for axis in axes if axis != "learning_rate"])
-    best = sorted(points, key=lambda point: point["nats_per_zero"])[:BEST_POINTS]
-    yield Paragraph(f"The {len(best)} best points:")
-    yield Table([*axes, "nats per zero"], [[*(str(point["settings"][axis]) for axis in axes), f"{point['nats_per_zero']:.3f}"]
-                                           for point in best])  # fmt: skip
+    best = sorted(points, key=lambda point: (not point["trainable"], best_nats(point)))[:BEST_POINTS]
+    yield Table([*axes, "nats per zero", "MSE", "epochs trained", "parameters"],
+                [[*(str(point["point"][axis]) for axis in axes), f"{best_nats(point):.3f}", number(point["mse"]),
+                  str(point["epochs"]), f"{point['parameters']:,}"] for point in best])  # fmt: skip
 
 
 def tuning_points(lines):
-    """Return the points of the last search, each as a dictionary: settings, nats_per_zero, stable, trainable.
+    """Return the last line of each point of the last grid: {"point": {axis: value}, "nats_per_zero": [per epoch], …}."""
+    rungs = [line for line in lines if line["kind"] == "rung"]
+    axes = rungs[-1]["point"].keys()
+    return list({tuple(line["point"].values()): line for line in rungs if line["point"].keys() == axes}.values())
 
-    nats_per_zero is the best after any number of epochs, infinity where there is none.
-    """
-    points = {}
-    for line in lines:
-        if line["conditions"] == lines[-1]["conditions"]:
-            finite = [nats for nats in line["nats_per_zero"] if nats is not None]
-            points[tuple(line["point"].items())] = {
-                "settings": line["point"],
-                "nats_per_zero": min(finite, default=math.inf),
-                "stable": line.get("stable", len(finite) == len(line["nats_per_zero"])),
-                "trainable": line.get("trainable", len(finite) > 0),
-            }
-    return list(points.values())
+
+def best_nats(point):
+    """The lowest cross entropy of a point after any number of epochs; infinity where there is none."""
+    return min((nats for nats in point["nats_per_zero"] if nats is not None), default=math.inf)
 
 
 def searched_axes(points):
     """Return {axis: its values in order} of the axes of the grid that have more than one value."""
     axes = {}
     for point in points:
-        for axis, value in point["settings"].items():
+        for axis, value in point["point"].items():
             axes.setdefault(axis, set()).add(value)
     return {axis: sorted(values, key=lambda value: (value is not None, value)) for axis, values in axes.items() if len(values) > 1}
 
@@ -268,13 +267,14 @@ def tuning_figure(points, across, down, axes):
     scores = np.full((len(axes[down]), len(axes[across])), np.nan)
     remarks = np.full(scores.shape, "", object)
     for row, column in np.ndindex(scores.shape):
-        here = [point for point in points if point["settings"][down] == axes[down][row]
-                and point["settings"][across] == axes[across][column]]  # fmt: skip
-        found = min((point["nats_per_zero"] for point in here), default=math.inf)
+        here = [point for point in points if point["point"][down] == axes[down][row]
+                and point["point"][across] == axes[across][column]]  # fmt: skip
+        found = min(map(best_nats, here), default=math.inf)
         scores[row, column] = found if math.isfinite(found) else math.nan
         remarks[row, column] = remarks_on(here)
     caption = ("Lowest validation cross entropy, in nats per zero, of all points of the grid with these two values: the darker, "
-               "the better. Where some of the points were not stable or not trainable, it is said below.")  # fmt: skip
+               "the better. Points that were given up early count with what they had reached. Where some were not stable or not "
+               "trainable, it is said below.")  # fmt: skip
     drawing = tuning_map((across, down), axes[across], axes[down], scores, remarks)
     return Figure(f"tuning_{down}", f"{across} and {down}", caption, drawing)
 
