@@ -9,6 +9,7 @@ there yet is named at the top. Needs matplotlib, which the other scripts do not.
 
 import datetime
 import json
+import math
 
 from config_utils import UserError, load_config, stage_parser
 from logging_utils import duration, number, read_json_lines, run_script, start_logging
@@ -79,13 +80,16 @@ def headline(training, evaluation):
         return "No model has been measured yet."
     if mse is None:
         return f"{where} the model wrote nothing that is a number."
-    return (f"{where} the model's mean squared error is {number(mse)}: {ratio_text(mse, smooth)} that of the smooth count, "
+    times, compared = against_smooth(mse, smooth)
+    return (f"{where} the model's mean squared error is {number(mse)}: {times} times {compared} than that of the smooth count, "
             f"{number(smooth)}, a formula that knows nothing of the primes.")  # fmt: skip
 
 
-def ratio_text(mse, smooth):
-    """'12.5 times smaller than' or '1.7 times larger than'."""
-    return f"{smooth / mse:.3g} times smaller than" if mse <= smooth else f"{mse / smooth:.3g} times larger than"
+def against_smooth(mse, smooth):
+    """('12.5', 'smaller') or ('1.7', 'larger'): what an MSE is to that of the smooth count."""
+    if mse > smooth:
+        return f"{mse / smooth:.3g}", "larger"
+    return f"{smooth / mse if mse else math.inf:.3g}", "smaller"
 
 
 def accuracy_numbers(training, evaluation):
@@ -102,8 +106,9 @@ def accuracy_numbers(training, evaluation):
         readable = last["readable_validation"]
     else:
         return
-    if mse:
-        yield f"{max(smooth / mse, mse / smooth):.3g}×", f"{'smaller' if mse <= smooth else 'larger'} than the smooth count's"
+    if mse is not None:
+        times, compared = against_smooth(mse, smooth)
+        yield f"{times}×", f"{compared} than the smooth count's"
     yield f"{100 * readable:.4g}%", "of what the model writes is a number"
 
 

@@ -11,6 +11,7 @@ axes are ink, theory is grey.
 import io
 import math
 import re
+import sys
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def new_axes(height=HEIGHT):
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError(f"The report draws with matplotlib, which is missing ({error}): pip install matplotlib") from error
+        raise UserError(f"The report draws with matplotlib; install it: {sys.executable} -m pip install matplotlib") from error
     matplotlib.rcParams.update(STYLE)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots()
@@ -109,17 +110,17 @@ def speed_curve(seconds, zeros_per_second):
     return figure
 
 
-def tuning_map(names, columns, rows, scores, remarks):
+def tuning_map(names, columns, rows, scores, marks):
     """Scores of the tuning grid as colours and numbers. names: of the two axes. scores: (rows, columns), NaN where there is none.
 
-    remarks: (rows, columns), texts to stand under the numbers, each part of them on a line of its own.
+    marks: (rows, columns), texts under the numbers.
     """
     figure, axes = new_axes(height=1.1 + 0.6 * len(rows))
+    finite = scores[np.isfinite(scores)]
     axes.imshow(scores, cmap=f"{DARKER_IS_BETTER}_r", aspect="auto")
-    middle = (np.nanmin(scores) + np.nanmax(scores)) / 2
     for (row, column), score in np.ndenumerate(scores):
-        lines = ["–" if math.isnan(score) else f"{score:.3f}", *filter(None, remarks[row, column].split(", "))]
-        axes.text(column, row, "\n".join(lines), ha="center", va="center", color="white" if score < middle else "black")
+        number, ink = ("–", INK) if math.isnan(score) else (f"{score:.3f}", "white" if score <= finite.mean() else "black")
+        axes.text(column, row, f"{number}\n{marks[row, column]}", ha="center", va="center", color=ink)
     axes.set_xticks(range(len(columns)), map(str, columns))
     axes.set_yticks(range(len(rows)), map(str, rows))
     axes.set(xlabel=names[0], ylabel=names[1])

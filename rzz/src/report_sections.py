@@ -230,10 +230,13 @@ def tuning_section(lines):
     axes = searched_axes(points)
     ruled_out = Counter(line["reason"] for line in lines if line["kind"] == "ruled_out")
     yield Heading("Tuning")
-    yield Paragraph(f"Points of the grid that were trained: {len(points):,}, {remarks_on(points) or 'all stable and trainable'}.")
-    if ruled_out:
-        yield Sentences([f"ruled out before: {count:,}, {reason}" for reason, count in ruled_out.most_common()])
+    yield Paragraph(f"{len(points):,} points of the grid were trained:")
+    yield Sentences([*(f"{mark} {count:,} {name}" for mark, name, count in marks_of(points)),
+                     *(f"ruled out before: {count:,}, {reason}" for reason, count in ruled_out.most_common())])  # fmt: skip
     if "learning_rate" in axes and len(axes) > 1:
+        yield Paragraph("The maps show the lowest validation cross entropy, in nats per zero, of all trainable points with these "
+                        "two values, the darker, the better, and the marks of all points there. Points that were given up early count "
+                        "with what they had reached.")  # fmt: skip
         yield Figures([tuning_figure(points, "learning_rate", axis, axes) for axis in axes if axis != "learning_rate"])
     best = sorted(points, key=lambda point: (not point["trainable"], best_nats(point)))[:BEST_POINTS]
     yield Table([*axes, "nats per zero", "MSE", "epochs trained", "parameters"],
@@ -265,21 +268,21 @@ def searched_axes(points):
 def tuning_figure(points, across, down, axes):
     """A heat map of the best score for each pair of values of the axes `across` and `down`."""
     scores = np.full((len(axes[down]), len(axes[across])), np.nan)
-    remarks = np.full(scores.shape, "", object)
+    marks = np.full(scores.shape, "", object)
     for row, column in np.ndindex(scores.shape):
         here = [point for point in points if point["point"][down] == axes[down][row]
                 and point["point"][across] == axes[across][column]]  # fmt: skip
-        found = min(map(best_nats, here), default=math.inf)
-        scores[row, column] = found if math.isfinite(found) else math.nan
-        remarks[row, column] = remarks_on(here)
-    caption = ("Lowest validation cross entropy, in nats per zero, of all points of the grid with these two values: the darker, "
-               "the better. Points that were given up early count with what they had reached. Where some were not stable or not "
-               "trainable, it is said below.")  # fmt: skip
-    drawing = tuning_map((across, down), axes[across], axes[down], scores, remarks)
+        scores[row, column] = min((best_nats(point) for point in here if point["trainable"]), default=math.nan)
+        marks[row, column] = "  ".join(f"{mark} {count}" for mark, _, count in marks_of(here) if count)
+    best = min((point for point in points if point["trainable"]), key=best_nats, default=None)
+    caption = "No point was trainable." if best is None else (
+        f"Best: {best_nats(best):.3f} at {across} {best['point'][across]}, {down} {best['point'][down]}.")  # fmt: skip
+    drawing = tuning_map((across, down), axes[across], axes[down], scores, marks)
     return Figure(f"tuning_{down}", f"{across} and {down}", caption, drawing)
 
 
-def remarks_on(points):
-    """'1 of 8 not stable, 3 of 8 not trainable', or '' where all are both."""
-    counts = {label: sum(not point[label] for point in points) for label in ("stable", "trainable")}
-    return ", ".join(f"{count} of {len(points)} not {label}" for label, count in counts.items() if count)
+def marks_of(points):
+    """Return [(mark, what it means, how many of `points` have it)]."""
+    trainable, stable = (sum(point[label] for point in points) for label in ("trainable", "stable"))
+    return [("●", "trainable", trainable), ("○", "stable, but learned nothing", stable - trainable),
+            ("×", "diverged", len(points) - stable)]  # fmt: skip

@@ -336,20 +336,21 @@ def rung(rate, size, nats, stable=True, trainable=True, **more):
             "trainable": trainable, "parameters": 1234}  # fmt: skip
 
 
-def test_a_heat_map_shows_the_best_of_each_pair_and_which_were_not_stable_or_trainable():
+def test_a_heat_map_shows_the_best_of_each_pair_and_which_were_stable_and_trainable():
     log = [rung(0.1, 16, [1.0], dropout=0.1), {"kind": "ruled_out", "point": {}, "reason": "too large", "detail": "9 GB"},
            rung(0.001, 16, [9.0]), rung(0.001, 16, [9.0, 8.5, 8.75]), rung(0.002, 16, [8.0, 7.0]),
+           rung(0.002, 16, [3.0], trainable=False) | {"point": {"learning_rate": 0.002, "batch_size": 16, "d_model": 32}},
            rung(0.001, 32, [6.0], trainable=False), rung(0.002, 32, [9.0, None], stable=False, trainable=False)]  # fmt: skip
     section = list(tuning_section(log))
-    (figure,) = [each.figure for block in blocks_of(section, Figures) for each in block.items]
+    figure = blocks_of(section, Figures)[0].items[0].figure
     texts = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
-    assert texts == {(0, 0): "8.500", (1, 0): "7.000", (0, 1): "6.000\n1 of 1 not trainable",
-                     (1, 1): "9.000\n1 of 1 not stable\n1 of 1 not trainable"}  # fmt: skip
+    assert texts == {(0, 0): "8.500\n● 1", (1, 0): "7.000\n● 1  ○ 1", (0, 1): "–\n○ 1", (1, 1): "–\n× 1"}
     assert figure.axes[0].get_xlabel() == "learning_rate" and figure.axes[0].get_ylabel() == "batch_size"
-    assert blocks_of(section, Sentences)[0].items == ["ruled out before: 1, too large"]
+    assert blocks_of(section, Sentences)[0].items == ["● 2 trainable", "○ 2 stable, but learned nothing", "× 1 diverged",
+                                                      "ruled out before: 1, too large"]  # fmt: skip
     (table,) = blocks_of(section, Table)
-    assert table.header[:3] == ["learning_rate", "batch_size", "nats per zero"]
-    assert [row[:3] for row in table.rows[:2]] == [["0.002", "16", "7.000"], ["0.001", "16", "8.500"]]
+    assert table.header[:4] == ["learning_rate", "batch_size", "d_model", "nats per zero"]
+    assert [row[:4] for row in table.rows[:2]] == [["0.002", "16", "64", "7.000"], ["0.001", "16", "64", "8.500"]]
 
 
 def test_an_evaluation_with_nothing_readable_is_reported_as_that(finished):
@@ -357,3 +358,9 @@ def test_an_evaluation_with_nothing_readable_is_reported_as_that(finished):
     (table, _) = blocks_of(evaluation_section(measured, []), Table)
     assert table.rows[0][1] == "–" and table.rows[1][1] == "–"
     assert "nothing that is a number" in report.headline([], measured)
+
+
+def test_an_error_is_compared_with_the_smooth_counts():
+    assert report.against_smooth(0.004, 0.05) == ("12.5", "smaller")
+    assert report.against_smooth(0.085, 0.05) == ("1.7", "larger")
+    assert report.against_smooth(0.0, 0.05) == ("inf", "smaller")
