@@ -235,8 +235,8 @@ def tuning_section(lines):
                      *(f"ruled out before: {count:,}, {reason}" for reason, count in ruled_out.most_common())])  # fmt: skip
     if "learning_rate" in axes and len(axes) > 1:
         yield Paragraph("The maps show the lowest validation cross entropy, in nats per zero, of all trainable points with these "
-                        "two values, the darker, the better, and the marks of all points there. Points that were given up early count "
-                        "with what they had reached.")  # fmt: skip
+                        "two values, the darker, the better, and the marks of all points there. Points that were given up early "
+                        "count with what they had reached.")  # fmt: skip
         yield Figures([tuning_figure(points, "learning_rate", axis, axes) for axis in axes if axis != "learning_rate"])
     best = sorted(points, key=lambda point: (not point["trainable"], best_nats(point)))[:BEST_POINTS]
     yield Table([*axes, "nats per zero", "MSE", "epochs trained", "parameters"],
