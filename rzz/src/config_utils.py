@@ -78,24 +78,45 @@ class TrainingConfig:
 
 
 @dataclass
+class SpeedConfig:
+    """What one processor sustains: an update takes layer_ms · (layers + 1), plus its arithmetic, plus its memory traffic."""
+
+    tflops: float = 0.4  # a tenth of the peak of the M4's GPU, on products as small as these
+    gb_per_s: float = 20.0  # of activations, each of which is moved about six times: a sixth of the M4's 120 GB/s
+    layer_ms: float = 1.6  # launching a layer's operations: 8 ms for four layers and the rest
+
+
+@dataclass
+class HostConfig:
+    """The machine that forecasts are made for; tune_hyper_parameters.py --measure-host fills in the one it runs on."""
+
+    name: str = "Mac mini M4"
+    device: SpeedConfig = field(default_factory=SpeedConfig)  # which does the full training
+    core: SpeedConfig = field(default_factory=lambda: SpeedConfig(0.2, 1.5, 1.4))  # each that tunes; measured on a Xeon core
+    cores: int = 4  # fast ones
+
+
+@dataclass
 class TuningConfig:
     zeros: int = 10_000  # the first ones; their last tenth validates
     max_memory_gb: float = 8.0  # half of a Mac mini M4, which shares its memory with the system
     max_training_hours: float = 24.0  # forecast for the full training on the host
-    host_tflops: float = 0.4  # what the host sustains on models this small: a tenth of the M4's 4 TFLOP/s peak
-    host_step_ms: float = 8.0  # fixed cost of an update there
+    rungs: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])  # epochs after which the better part goes on
+    keep: float = 0.25  # that part, of the points of each batch size
+    workers: int | None = None  # points, or stacks of points, trained at a time; null: one a fast core
+    host: HostConfig = field(default_factory=HostConfig)
     grid: dict[str, list] = field(
         default_factory=lambda: {
             "epochs": list(range(1, 17)),
-            "learning_rate": [0.001, 0.002],
+            "learning_rate": [0.0005, 0.001, 0.002, 0.004],
             "batch_size": [16, 32, 64, 128],
             "d_model": [64, 128],
             "num_heads": [4, 8],
             "num_layers": [2, 4],
             "d_k": [16, 32],
-            "d_v": [32],
+            "d_v": [16, 32],
             "dropout": [0.0, 0.1],
-            "index_embedding": ["primes"],
+            "index_embedding": ["digits", "place", "smooth", "primes"],
         }
     )
 
@@ -149,7 +170,7 @@ class Config:
 SECTIONS = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "path"}
 GRID_AXES = {  # axis of tuning.grid: the section of config.json that its winner is written to
     **dict.fromkeys(typing.get_type_hints(ModelConfig), "model"),
-    **dict.fromkeys(("epochs", "learning_rate", "batch_size", "weight_decay", "warmup_steps"), "training"),
+    **dict.fromkeys(("epochs", "learning_rate", "batch_size", "weight_decay"), "training"),
 }
 
 
@@ -235,6 +256,12 @@ def section_from_values(section_type, section, values):
 
 def checked_value(hint, name, value):
     """Return `value` as the type `hint`; an int stands for a float, nothing else is converted."""
+    if dataclasses.is_dataclass(hint):
+        return section_from_values(hint, name, value)
+    if typing.get_origin(hint) is list:
+        if not isinstance(value, list) or not value:
+            raise UserError(f"{name} must be a list with at least one value, not {json.dumps(value)}.")
+        return [checked_value(*typing.get_args(hint), name, item) for item in value]
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in kinds and type(value) is int and abs(value) < 2**63:
         value = float(value)
@@ -252,10 +279,8 @@ def checked_grid(grid):
     for axis, values in grid.items():
         if axis not in GRID_AXES:
             raise UserError(f"Unknown axis tuning.grid.{axis}{did_you_mean(axis, GRID_AXES)}.")
-        if not isinstance(values, list) or not values:
-            raise UserError(f"tuning.grid.{axis} must be a list with at least one value, not {json.dumps(values)}.")
         hint = typing.get_type_hints(SECTIONS[GRID_AXES[axis]])[axis]
-        checked[axis] = [checked_value(hint, f"tuning.grid.{axis}", value) for value in values]
+        checked[axis] = checked_value(list[hint], f"tuning.grid.{axis}", values)
     return checked
 
 
@@ -280,8 +305,17 @@ def check_config(config):
     check_heads(config.model)
     check_training(config.training, "training.")
     check_range("tuning.zeros", tuning.zeros, 100)
-    for name in ("max_memory_gb", "max_training_hours", "host_tflops", "host_step_ms"):
+    for name in ("max_memory_gb", "max_training_hours"):
         check_range(f"tuning.{name}", getattr(tuning, name), 1e-9)
+    check_range("tuning.keep", tuning.keep, 1e-9, 1)
+    for earlier, later in zip([0, *tuning.rungs], tuning.rungs, strict=False):
+        check_range("A number of epochs in tuning.rungs", later, earlier + 1)
+    if tuning.workers is not None:
+        check_range("tuning.workers", tuning.workers, 1, 1024)
+    check_range("tuning.host.cores", tuning.host.cores, 1)
+    for name in ("device", "core"):
+        for figure, value in dataclasses.asdict(getattr(tuning.host, name)).items():
+            check_range(f"tuning.host.{name}.{figure}", value, 1e-9)
     check_range("evaluation.runs", config.evaluation.runs, 1)
     check_range("evaluation.seed", config.evaluation.seed, 0)
     if not 0 < config.evaluation.top_p <= 1:

@@ -11,6 +11,7 @@ import functools
 import gc
 import os
 import platform
+import subprocess
 from typing import NamedTuple
 
 import torch
@@ -92,6 +93,15 @@ def cpu_name():
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def fast_cores():
+    """Number of cores that work can be spread over evenly: Apple's performance cores, else all that this process may use."""
+    if platform.system() == "Darwin":
+        asked = subprocess.run(["sysctl", "-n", "hw.perflevel0.physicalcpu"], capture_output=True, text=True)
+        if asked.stdout.strip().isdigit():
+            return int(asked.stdout)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seed_device(device, *numbers):

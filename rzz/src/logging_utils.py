@@ -108,11 +108,16 @@ def progress_bar(total, description, unit, initial=0):
 
 
 def write_json_line(path, values):
-    """Append `values` as one line of JSON to `path`, on a line of its own also after a line that was cut short."""
+    """Append `values` as one line of JSON to `path`."""
+    append_json_lines(path, [values])
+
+
+def append_json_lines(path, objects):
+    """Append `objects` to `path`, a line of JSON each, in one piece, on lines of their own also after one that was cut short."""
     with open(path, "ab+") as file:
         if file.tell() and file.seek(-1, 2) and file.read(1) != b"\n":
             file.write(b"\n")
-        file.write(json.dumps(values).encode() + b"\n")
+        file.write(b"".join(json.dumps(values).encode() + b"\n" for values in objects))
 
 
 def write_json_lines(path, objects):

@@ -1,61 +1,95 @@
-"""What a model costs on the host, from its sizes alone: parameters, memory for training, hours of training.
+"""What a model costs, forecast from its sizes alone: parameters, memory, operations, time of a step, hours of training.
 
-    hours(config, zeros=10_000_000)
+    training_hours(config, epochs=1)        # the full training on tuning.host
 
-The host is described by tuning.host_tflops (what it sustains on matrix products this small) and tuning.host_step_ms
-(the fixed cost of an update, which is what launching some hundred small operations takes).
+A step takes as long as launching its operations, its multiply-adds and its memory traffic together, each at the speed
+that tuning.host gives (config_utils.SpeedConfig); host_utils.py measures that speed and the forecasts.
 """
 
-from index_embedding import primes_up_to
+from config_utils import CONTEXT
+from index_embedding import DISTANCES, NOTHING_LEFT, primes_up_to
 
 BYTES = 4  # of a float32
 OPTIMIZER_COPIES = 4  # weights, gradients, and the two averages of AdamW
+VOCABULARY = 16
+
+
+def block_parameters(model):
+    """Number of parameters of the matrices of one block, each of which meets every token once."""
+    d_k, d_v, d_ff = model.head_sizes()
+    return model.d_model * (model.num_heads * (2 * d_k + 2 * d_v) + 2 * d_ff)
+
+
+def phase_parameters(model):
+    """Number of parameters of the matrices that read the phases of the primes, once a row."""
+    if model.index_embedding != "primes":
+        return 0
+    return 2 * len(primes_up_to(model.max_prime)) * model.d_model + model.d_model**2
 
 
 def parameters(model):
     """Number of parameters of the Transformer that a ModelConfig describes."""
     d, heads = model.d_model, model.num_heads
     d_k, d_v, d_ff = model.head_sizes()
-    attention = (d + 1) * heads * (2 * d_k + d_v) + (heads * d_v + 1) * d
-    feed_forward = (d + 1) * d_ff + (d_ff + 1) * d
-    count = model.num_layers * (attention + feed_forward + 4 * d) + 16 * d + 2 * d + (d + 1) * 16 + 64 * d
+    biases_and_norms = heads * (2 * d_k + d_v) + d + d_ff + d + 4 * d
+    count = model.num_layers * (block_parameters(model) + biases_and_norms)
+    count += VOCABULARY * d + 2 * CONTEXT * d + 2 * d + (d + 1) * VOCABULARY  # embeddings, last norm, head
     if model.index_embedding in ("smooth", "primes"):
-        count += 2 * 17 * d + 5 * d
+        count += 2 * (NOTHING_LEFT + 1) * d + (DISTANCES + 1) * d
     if model.index_embedding == "primes":
-        count += (2 * len(primes_up_to(model.max_prime)) + 1) * d + (d + 1) * d
+        count += phase_parameters(model) + 2 * d
     return count
 
 
-def columns(config):
-    """Columns that the model computes for the longest row of the run: its characters without the last."""
-    last = (config.data.K + 2) * config.data.interval_size
-    return 2 * len(str(last)) + 7
+def columns(last_index):
+    """Columns that the model computes for the longest row up to `last_index`: its characters without the last."""
+    return 2 * len(str(last_index)) + 7
+
+
+def run_columns(config):
+    """The same for the longest row of the full training."""
+    return columns((config.data.K + 2) * config.data.interval_size)
+
+
+def activation_bytes(model, T):
+    """Bytes that the backward pass needs to find again of one row of T columns: what autograd saves."""
+    d, heads = model.d_model, model.num_heads
+    d_k, d_v, d_ff = model.head_sizes()
+    layer = 4 * d + heads * (2 * d_k + 2 * d_v + T) + 2 * d_ff
+    if model.dropout:
+        layer += 2 * d + 2 * heads * T
+    return BYTES * T * (model.num_layers * layer + 2 * d + 3 * VOCABULARY)
+
+
+def state_bytes(model):
+    """Bytes of weights, gradients and AdamW's averages."""
+    return BYTES * OPTIMIZER_COPIES * parameters(model)
 
 
 def memory_gb(config):
-    """Gigabytes for weights, gradients, optimizer and the activations of one batch that the backward pass needs."""
-    model, T = config.model, columns(config)
-    d_k, d_v, d_ff = model.head_sizes()
-    per_token = 7 * model.d_model + model.num_heads * (2 * d_k + 2 * d_v + 3 * T) + 2 * d_ff
-    activations = config.training.batch_size * T * (model.num_layers * per_token + 6 * model.d_model)
-    return BYTES * (OPTIMIZER_COPIES * parameters(model) + activations) / 1e9
+    """Gigabytes that the full training holds at once: state, and the activations of one batch."""
+    activations = config.training.batch_size * activation_bytes(config.model, run_columns(config))
+    return (state_bytes(config.model) + activations) / 1e9
 
 
-def flops_per_zero(config):
-    """Floating-point operations of one forward and backward pass over one row, two for each multiply-add."""
-    model, T = config.model, columns(config)
+def flops_per_zero(model, T):
+    """Floating-point operations of one forward and backward pass over a row of T columns, two for each multiply-add."""
     d_k, d_v, _ = model.head_sizes()
-    attention = 2 * model.num_layers * model.num_heads * T * T * (d_k + d_v)
-    return 3 * (2 * T * parameters(model) + attention)
+    attention = model.num_layers * model.num_heads * T * T * (d_k + d_v)
+    products = T * (model.num_layers * block_parameters(model) + VOCABULARY * model.d_model) + phase_parameters(model)
+    return 3 * 2 * (products + attention)
 
 
-def hours(config, zeros):
-    """Hours that the host needs to train on `zeros` zeros."""
-    updates = zeros / config.training.batch_size
-    compute = zeros * flops_per_zero(config) / (config.tuning.host_tflops * 1e12)
-    return (compute + updates * config.tuning.host_step_ms / 1e3) / 3600
+def step_seconds(model, zeros, T, speed):
+    """Seconds of one update with `zeros` rows of T columns, on a processor of the given SpeedConfig."""
+    launches = speed.layer_ms / 1e3 * (model.num_layers + 1)
+    arithmetic = zeros * flops_per_zero(model, T) / (speed.tflops * 1e12)
+    traffic = zeros * activation_bytes(model, T) / (speed.gb_per_s * 1e9)
+    return launches + arithmetic + traffic
 
 
-def run_zeros(config, epochs):
-    """Zeros in the full training with `epochs` passes over each interval."""
-    return (config.data.K - config.data.first_round + 1) * config.data.interval_size * epochs
+def training_hours(config, epochs):
+    """Hours of the full training on tuning.host with `epochs` passes over each interval."""
+    zeros = (config.data.K - config.data.first_round + 1) * config.data.interval_size * epochs
+    batch_size = config.training.batch_size
+    return zeros / batch_size * step_seconds(config.model, batch_size, run_columns(config), config.tuning.host.device) / 3600

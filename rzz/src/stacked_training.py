@@ -1,0 +1,163 @@
+"""Many points of the search trained at once: models of one shape as one stacked model.
+
+    stack = Stack([settings_of(config, point) for point in points], device)
+    for batch in batches:                       # what training_utils.model_inputs gives
+        stack.step(batch)
+    stack.nats_per_zero(validation)             # of each point
+
+Models this small are bound by the launching of operations, not by arithmetic. So the weights of all points lie in one
+tensor (points, parameters), torch.func.vmap turns each operation of the model into one over all points, and no point
+touches another: each gets, to rounding, what it would have got alone. A stack of one is how one point is trained.
+"""
+
+import dataclasses
+import math
+
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+
+from device_utils import end_step, seed_device, to_cpu
+from training_utils import build_model, cross_entropy, learning_rate_at, make_optimizer, update_if
+
+AVERAGED_EPOCHS = 0.25  # over which the weights are averaged
+LAST = 20  # losses whose mean says what a point has learned
+
+
+class StackedDropout(nn.Module):
+    """Dropout whose rate is a tensor, so that every model of a stack has its own.
+
+    All draw the same uniform numbers, which are those of a model alone: a function of the seed, the step and the shape.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("rate", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        return x * (torch.rand(x.shape, device=x.device) >= self.rate) / (1 - self.rate)
+
+
+def with_stacked_dropout(model):
+    """Replace every nn.Dropout in `model` by a StackedDropout; return the names of their rates."""
+    places = [(name, parent, child) for name, parent in model.named_modules() for child, module in parent.named_children()
+              if isinstance(module, nn.Dropout)]  # fmt: skip
+    for _, parent, child in places:
+        setattr(parent, child, StackedDropout())
+    return [f"{name}.{child}.rate".lstrip(".") for name, _, child in places]
+
+
+class Stack:
+    """Models that differ in learning rate and dropout alone, each with weights, optimizer and averaged weights of its own.
+
+    What is scored is a running average of the weights, which stands for the decay of the learning rate at the end of a
+    real training (Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024).
+
+    members: a Config for each point. steps_per_epoch: what the average and the warm-up are measured in.
+    """
+
+    def __init__(self, members, steps_per_epoch, device):
+        self.members, self.device = members, device
+        self.model = build_model(members[0].model, members[0].training.seed).to(device)
+        template = make_optimizer(self.model, members[0].training)
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        self.shapes = {names[id(parameter)]: parameter.shape for group in template.param_groups for parameter in group["params"]}
+        self.sizes = [shape.numel() for shape in self.shapes.values()]
+        first = torch.cat([parameter.detach().flatten() for group in template.param_groups for parameter in group["params"]])
+        self.weights = first.repeat(len(members), 1).requires_grad_()  # (points, parameters): those that decay, then the others
+        self.averaged = self.weights.detach().clone()
+        self.group_sizes = [sum(parameter.numel() for parameter in group["params"]) for group in template.param_groups]
+        self.optimizers = [self.row_optimizer(row, template) for row in self.weights.detach()]
+
+        rates = [member.model.dropout for member in members]
+        dropouts = with_stacked_dropout(self.model) if any(rates) else []
+        self.rates = dict.fromkeys(dropouts, torch.tensor(rates, device=device))
+        self.average_share = 1 / max(1, steps_per_epoch * AVERAGED_EPOCHS)
+        self.warmup_steps = min(members[0].training.warmup_steps, steps_per_epoch // 4)
+        self.steps = 0
+        self.first_losses, self.last_losses, self.finite = None, [], torch.ones(len(members), dtype=torch.bool, device=device)
+
+    def row_optimizer(self, row, template):
+        """Return an optimizer like `template` for the weights of one point, a row of self.weights, which it shares."""
+        options = [{key: value for key, value in group.items() if key != "params"} for group in template.param_groups]
+        parts = row.split(self.group_sizes)
+        return type(template)([{**group, "params": [part]} for group, part in zip(options, parts, strict=True)])
+
+    def named(self, rows):
+        """Return rows (points, parameters) as the model's named parameters, each (points, *its shape), without a copy."""
+        parts = rows.split(self.sizes, dim=1)
+        return {name: part.view(len(rows), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def losses_of(self, rows, batch, reduction):
+        """Return the cross entropy of every point on one batch, in one pass."""
+        tokens, features, targets = batch
+
+        def loss(parameters, rates):
+            logits = functional_call(self.model, parameters | rates, (tokens, features))
+            return cross_entropy(logits, targets, reduction)
+
+        return vmap(loss, randomness="same")(self.named(rows), self.rates)
+
+    def step(self, batch):
+        """Make one update of every point from one batch, as training_utils.training_step does for one model."""
+        training = self.members[0].training
+        self.model.train()
+        seed_device(self.device, training.seed, self.steps)
+        losses = self.losses_of(self.weights, batch, "mean")
+        (gradients,) = torch.autograd.grad(losses.sum(), self.weights)
+        norms = gradients.norm(dim=1)
+        gradients *= (training.gradient_clip / (norms + 1e-6)).clamp(max=1)[:, None]
+        finite = torch.isfinite(losses) & torch.isfinite(norms)
+        for point, member in enumerate(self.members):
+            for group, part in zip(self.optimizers[point].param_groups, gradients[point].split(self.group_sizes), strict=True):
+                group["params"][0].grad = part
+            schedule = dataclasses.replace(member.training, warmup_steps=self.warmup_steps)
+            update_if(finite[point], self.optimizers[point], learning_rate_at(self.steps, math.inf, schedule))
+        self.averaged.lerp_(self.weights.detach(), 1.0 if self.steps == 0 else self.average_share)
+        self.steps += 1
+        self.note(losses.detach(), finite)
+        end_step(self.device)
+
+    def note(self, losses, finite):
+        """Remember what the labels of the points need of the losses of a step, on the device."""
+        self.finite &= finite
+        self.first_losses = losses if self.first_losses is None else self.first_losses
+        self.last_losses = [*self.last_losses[1 - LAST :], losses]
+
+    @torch.no_grad()
+    def nats_per_zero(self, batches, zeros):
+        """Return the cross entropy of every point's averaged weights over `batches`, which hold `zeros` zeros, as floats."""
+        self.model.eval()
+        nats = torch.zeros(len(self.members), dtype=torch.float64)
+        for batch in batches:
+            losses = self.losses_of(self.averaged, batch, "none")
+            end_step(self.device)
+            nats += losses.cpu().double().sum(1)
+        return (nats / zeros).tolist()
+
+    def averaged_model(self, point):
+        """Return the Transformer that holds the averaged weights of one point."""
+        self.model.load_state_dict({name: rows[point] for name, rows in self.named(self.averaged).items()})
+        return self.model
+
+    def state(self, point):
+        """Return all that `point` needs to go on later, as CPU tensors and plain types."""
+        return to_cpu({"weights": self.weights[point], "averaged": self.averaged[point], "steps": self.steps,
+                       "optimizer": self.optimizers[point].state_dict()["state"], "finite": self.finite[point],
+                       "first_loss": self.first_losses[point],
+                       "last_losses": torch.stack(self.last_losses)[:, point]})  # fmt: skip
+
+    def load_states(self, states):
+        """Go on from what `state` returned for each point; all have made the same number of steps."""
+        self.steps = states[0]["steps"]
+        for point, state in enumerate(states):
+            self.weights.detach()[point] = state["weights"].to(self.device)
+            self.averaged[point] = state["averaged"].to(self.device)
+            optimizer = self.optimizers[point]
+            optimizer.load_state_dict({"state": state["optimizer"], "param_groups": optimizer.state_dict()["param_groups"]})
+        together = {key: torch.stack([state[key] for state in states]).to(self.device)
+                    for key in ("finite", "first_loss", "last_losses")}  # fmt: skip
+        self.finite, self.first_losses = together["finite"], together["first_loss"]
+        self.last_losses = list(together["last_losses"].unbind(1))

@@ -1,0 +1,248 @@
+"""The search as work: stacks of points trained by several processes at a time, each going on where its points stand.
+
+    with worker_pool(config, device, training, validation) as submit:
+        results = submit(task).result()         # for each point {"nats_per_zero": [...], "mse": ..., "stable": True, ...}
+
+On a CPU a process has one thread, since a model this small gains little from a second one: as many processes as fast
+cores. On a GPU a process launches operations for stacks that are larger, and several of them keep it busy. What comes out
+depends on neither the number of processes nor their order.
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from config_utils import UserError
+from device_utils import fast_cores
+from file_utils import atomic_write
+from metrics_utils import sampled_predictions, scores
+from resource_utils import columns, memory_gb, step_seconds
+from stacked_training import Stack
+from training_utils import VALIDATION_BATCH, model_inputs
+from tuning_utils import Point, goal, labels, searched_settings
+
+STACKED_ZEROS = 64  # in a step on a CPU: beyond, arithmetic outweighs launching and the caches are too small
+GPU_STACK = 32  # points
+GPU_WORKERS = 4  # processes, each of which takes half a gigabyte of the GPU for itself
+VALIDATION_COST = 1 / 3  # of a zero that is trained on: there is no backward pass
+
+
+class Task(NamedTuple):
+    """A stack to train: points that differ in learning rate and dropout alone and have finished equally many epochs."""
+
+    points: list[Point]
+    first_epoch: int  # epochs that are finished
+    last_epoch: int
+    files: list[Path]  # where the states after first_epoch stand; none where that is 0
+    new_files: list[Path]  # where the states after last_epoch go; none where no epoch is left
+
+
+# --------------------------------------------------------------------------------------------------------- in the parent
+
+
+def tasks_of(config, points, rung, device):
+    """Return the Tasks that bring `points` to the end of `rung`, the longest first.
+
+    Stacks are filled up in order, so that what is left of a rung after an interruption is the same stacks as before.
+    """
+    stacks = {}
+    for point in points:
+        first = max((epochs for epochs in range(goal(point, rung)) if state_file(config, point, epochs).exists()), default=0)
+        stacks.setdefault((shape_of(point), first, goal(point, rung)), []).append(point)
+    tasks = []
+    for (_, first, last), members in stacks.items():
+        members.sort(key=lambda point: (point.settings.model.dropout, point.settings.training.learning_rate))
+        size = stack_size(members[0].settings, device)
+        for start in range(0, len(members), size):
+            stack = members[start : start + size]
+            files = [state_file(config, point, first) for point in stack] if first else []
+            more = last < max(point.epochs[-1] for point in stack)
+            tasks.append(Task(stack, first, last, files, [state_file(config, point, last) for point in stack] if more else []))
+    return sorted(tasks, key=lambda task: -task_seconds(config, task, device))
+
+
+def shape_of(point):
+    """What the points of one stack have in common, as text."""
+    settings = searched_settings(point.settings)
+    del settings["model"]["dropout"], settings["training"]["learning_rate"]
+    return json.dumps(settings)
+
+
+def stack_size(settings, device):
+    """How many points of this shape are trained as one model."""
+    if device.type == "cpu":
+        return max(1, STACKED_ZEROS // settings.training.batch_size)
+    return max(1, min(GPU_STACK, int(settings.tuning.max_memory_gb / GPU_WORKERS / memory_gb(settings))))
+
+
+def state_file(config, point, epochs):
+    """Where the state of a point after so many epochs stands while the search goes on."""
+    return state_folder(config) / f"{point.digest}_{epochs}.pt"
+
+
+def state_folder(config):
+    return config.checkpoint_folder / "tuning"
+
+
+def task_seconds(config, task, device):
+    """Forecast of a Task on one worker of tuning.host."""
+    return (task.last_epoch - task.first_epoch) * epoch_seconds(config, task.points[0].settings, len(task.points), device)
+
+
+def epoch_seconds(config, settings, count, device):
+    """Forecast of one epoch, with its validation, of a stack of `count` points on one worker of tuning.host."""
+    speed = config.tuning.host.core if device.type == "cpu" else config.tuning.host.device
+    validation = config.tuning.zeros // 10
+    training = config.tuning.zeros - validation
+    size = settings.training.batch_size
+    T = columns(training)
+    updates = math.ceil(training / size) * step_seconds(settings.model, count * size, T, speed)
+    return updates + VALIDATION_COST * step_seconds(settings.model, count * validation, T, speed)
+
+
+def worker_count(config, device):
+    """How many processes train at a time on this machine."""
+    return config.tuning.workers or (fast_cores() if device.type == "cpu" else min(GPU_WORKERS, fast_cores()))
+
+
+def tuning_device(chosen):
+    """Return (device, why) to tune on, where all else would run on `chosen`: stacks on CUDA, else the cores of the CPU."""
+    if chosen.type == "cuda":
+        return chosen, "stacks of points, a process each"
+    why = {
+        "mps": "an update of a model this small takes the cores no longer than launching it takes Apple's GPU",
+        "xla": "a TPU serves one process and compiles each shape anew",
+        "cpu": "no CUDA device was found",
+    }[chosen.type]
+    return torch.device("cpu"), f"{why}; one process a core"
+
+
+@contextmanager
+def worker_pool(config, device, training, validation):
+    """Start the workers; yield submit(task), which returns a Future of train_task's result.
+
+    When the block ends they stop at their next step, whatever they are doing. A worker that dies raises
+    BrokenProcessPool from its Future, an error in it raises that error with its traceback.
+    """
+    context = multiprocessing.get_context("spawn")  # fork is not safe with the threads that torch has
+    stop = context.Event()
+    pool = ProcessPoolExecutor(worker_count(config, device), context, begin_worker, (config, device, training, validation, stop))
+    try:
+        yield lambda task: pool.submit(train_task, task)
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def finished(submit, tasks, stop):
+    """Train the `tasks`; yield each with its results as it is finished, in whatever order. Leave early where `stop` says so."""
+    waiting = {submit(task): task for task in tasks}
+    while waiting and not stop:
+        done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+        for future in done:
+            task = waiting.pop(future)
+            try:
+                yield task, future.result()
+            except BrokenProcessPool as error:
+                raise UserError("A worker was killed, most likely for lack of memory: set tuning.workers lower and run again; what "
+                                "is finished is kept.") from error
+
+
+def drop_states(config, task, beaten, rung):
+    """Remove the states that nobody will go on from: those before `task`, and those of points that are `beaten` in this rung."""
+    for path in [*task.files, *(state_file(config, point, goal(point, rung)) for point in beaten)]:
+        path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- in a worker
+
+worker = None  # what begin_worker was given: (config, device, training, validation, stop)
+
+
+def begin_worker(*given):
+    """Prepare this process: one thread, no ears for Ctrl-C, which is the parent's to handle, and no life without it."""
+    global worker
+    worker = given
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def train_task(task):
+    """Train the points of a Task and return a dictionary for each, or None where the parent asked to stop."""
+    config, device, training, validation, stop = worker
+    return train_stack(task, config, device, training, validation, stop.is_set)
+
+
+def train_stack(task, config, device, training, validation, stopped):
+    """Train the points of a Task to its last epoch, write their states, and return a dictionary for each.
+
+    stopped: a function that says before each step whether to leave; None is returned then, and nothing is written.
+    """
+    began = time.monotonic()
+    settings = task.points[0].settings
+    size = settings.training.batch_size
+    rows = range(0, len(training), size)
+    stack = Stack([point.settings for point in task.points], len(rows), device)
+    curves = [[] for _ in task.points]
+    if task.files:
+        states = [read_state(path) for path in task.files]
+        stack.load_states([state["stack"] for state in states])
+        curves = [state["curve"] for state in states]
+    batches = [model_inputs(stack.model, training.batch(row, size)) for row in rows]
+    checks = [model_inputs(stack.model, validation.batch(row, min(VALIDATION_BATCH, len(validation))))
+              for row in range(0, len(validation), VALIDATION_BATCH)]  # fmt: skip
+    for _ in range(task.first_epoch, task.last_epoch):
+        for batch in batches:
+            if stopped():
+                return None
+            stack.step(batch)
+        for curve, nats in zip(curves, stack.nats_per_zero(checks, len(validation)), strict=True):
+            curve.append(nats)
+    for member, path in enumerate(task.new_files):
+        with atomic_write(path) as file:
+            torch.save({"stack": stack.state(member), "curve": curves[member]}, file)
+    results = [result_of(stack, member, curve, config, validation) for member, curve in enumerate(curves)]
+    return [{**result, "seconds": (time.monotonic() - began) / len(results)} for result in results]
+
+
+def read_state(path):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise UserError(f"{path} is damaged; remove it and run again: its point begins anew.") from error
+
+
+def result_of(stack, member, curve, config, validation):
+    """Return what tuning.jsonl says of one point of a trained stack."""
+    training = stack.members[member].training
+    first, last = stack.first_losses[member].item(), torch.stack(stack.last_losses)[:, member].tolist()
+    found = labels(first, last, bool(stack.finite[member]), curve[-1])
+    some = validation.part(slice(None, None, math.ceil(len(validation) / training.mse_zeros)))
+    measured = {"mse": None, "readable": 0.0}
+    if found["stable"]:
+        measured = scores(sampled_predictions(stack.averaged_model(member), some, 1, config.evaluation.top_p, training.seed), some)
+    return {
+        "nats_per_zero": [nats if math.isfinite(nats) else None for nats in curve],  # JSON has no NaN
+        "mse": measured["mse"],
+        "readable": measured["readable"],
+        "first_loss": first if math.isfinite(first) else None,
+        "last_losses": sum(last) / len(last) if math.isfinite(sum(last)) else None,
+        **found,
+    }
