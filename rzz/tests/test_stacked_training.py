@@ -1,0 +1,109 @@
+"""Points trained as one stacked model get what they would have got alone, whatever happens to the others."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from config_utils import Config, ModelConfig, TrainingConfig
+from data_utils import RiemannZerosDataset
+from riemann_siegel import smooth_zeros
+from stacked_training import Stack, with_stacked_dropout
+from training_utils import build_model, cross_entropy_of, learning_rate_at, make_optimizer, model_inputs, training_step
+
+SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=24, max_prime=30)
+CPU = torch.device("cpu")
+STEPS, SIZE = 50, 8
+
+
+def some_zeros():
+    """Numbers that are no zeros but as good to learn: of indexes with two and three digits."""
+    indexes = torch.arange(60, 60 + 120).numpy()
+    return RiemannZerosDataset(indexes, (smooth_zeros(indexes) * 10_000).astype("int64"))
+
+
+def member(learning_rate, dropout, **model):
+    return Config(model=dataclasses.replace(SMALL, dropout=dropout, **model),
+                  training=TrainingConfig(learning_rate=learning_rate, batch_size=SIZE, warmup_steps=5, seed=3))  # fmt: skip
+
+
+def train(members, steps=STEPS, stack=None):
+    stack = stack or Stack(members, steps_per_epoch=40, device=CPU)
+    dataset = some_zeros()
+    for _ in range(steps):
+        stack.step(model_inputs(stack.model, dataset.batch(stack.steps % 15 * SIZE, SIZE)))
+    return stack
+
+
+@pytest.mark.parametrize("kind", ["digits", "primes"])
+def test_each_point_of_a_stack_gets_what_it_would_have_got_alone(kind):
+    members = [member(rate, dropout, index_embedding=kind) for rate in (0.001, 0.01) for dropout in (0.0, 0.3)]
+    together = train(members)
+    for place, one in enumerate(members):
+        alone = train([one])
+        torch.testing.assert_close(together.weights[place], alone.weights[0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(together.averaged[place], alone.averaged[0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(together.last_losses[-1][place], alone.last_losses[-1][0], rtol=0, atol=1e-4)
+    assert (together.weights[0] - together.weights[1]).abs().max() > 0.01  # dropout makes a difference
+    assert (together.weights[0] - together.weights[2]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_stack_of_one_makes_the_updates_of_a_plain_training(dropout):
+    """The reference is the training step of stage 2 on a plain model with torch's optimizer."""
+    one = member(0.003, dropout)
+    stack = train([one])
+    model = build_model(one.model, one.training.seed)
+    optimizer, dataset = make_optimizer(model, one.training), some_zeros()
+    if dropout:
+        for name in with_stacked_dropout(model):
+            model.get_buffer(name).fill_(dropout)
+    for step in range(STEPS):
+        rate = learning_rate_at(step, float("inf"), one.training)
+        training_step(model, optimizer, dataset.batch(step % 15 * SIZE, SIZE), rate, one.training.gradient_clip, (3, step))
+    trained = stack.named(stack.weights.detach())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(trained[name][0], parameter, rtol=0, atol=1e-4, msg=name)
+
+
+def test_a_point_that_diverges_disturbs_no_other_and_is_marked():
+    good = [member(0.001, 0.1), member(0.003, 0.0)]
+    with_bad = train([good[0], member(1e30, 0.1), good[1]])
+    assert with_bad.finite.tolist() == [True, False, True]
+    without = train(good)
+    torch.testing.assert_close(with_bad.weights[[0, 2]], without.weights, rtol=0, atol=1e-4)
+
+
+def test_a_stack_that_goes_on_from_its_state_is_the_same_bit_for_bit():
+    members = [member(0.001, 0.2), member(0.01, 0.0)]
+    through = train(members, 30)
+    half = train(members, 17)
+    resumed = Stack(members[::-1], steps_per_epoch=40, device=CPU)
+    resumed.load_states([half.state(1), half.state(0)])
+    train(members[::-1], 13, resumed)
+    assert resumed.steps == 30
+    for place, other in ((0, 1), (1, 0)):
+        mine, theirs = resumed.state(place), through.state(other)
+        assert torch.equal(mine["weights"], theirs["weights"]) and torch.equal(mine["averaged"], theirs["averaged"])
+        assert torch.equal(mine["last_losses"], theirs["last_losses"]) and torch.equal(mine["first_loss"], theirs["first_loss"])
+
+
+def test_scores_of_a_stack_are_those_of_its_averaged_models():
+    stack, dataset = train([member(0.001, 0.2), member(0.01, 0.0)], 20), some_zeros()
+    batches = [model_inputs(stack.model, dataset.batch(row, 50)) for row in range(0, len(dataset), 50)]
+    for place, nats in enumerate(stack.nats_per_zero(batches, len(dataset))):
+        assert nats == pytest.approx(cross_entropy_of(stack.averaged_model(place), dataset).nats_per_zero, rel=1e-5)
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean_and_draws_a_function_of_seed_and_step():
+    stack = train([member(0.001, 0.25)], 1)
+    dropout = stack.model.embedding_dropout
+    dropout.rate.fill_(0.25)
+    dropout.train()
+    x = torch.ones(200, 500)
+    torch.manual_seed(1)
+    first = dropout(x)
+    assert (first == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert first.mean().item() == pytest.approx(1, abs=0.01)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(x), first) and torch.equal(dropout.eval()(x), x)
