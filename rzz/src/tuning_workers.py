@@ -148,7 +148,7 @@ def worker_pool(config, device, training, validation):
 def finished(submit, tasks, stop):
     """Train the `tasks`; yield each with its results as it is finished, in whatever order. Leave early where `stop` says so."""
     waiting = {submit(task): task for task in tasks}
-    while waiting and not stop:
+    while waiting:
         done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
         for future in done:
             task = waiting.pop(future)
@@ -157,6 +157,8 @@ def finished(submit, tasks, stop):
             except BrokenProcessPool as error:
                 raise UserError("A worker was killed, most likely for lack of memory: set tuning.workers lower and run again; what "
                                 "is finished is kept.") from error
+        if stop:
+            return
 
 
 def drop_states(config, task, beaten, rung):

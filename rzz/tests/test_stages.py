@@ -248,38 +248,6 @@ def test_fresh_moves_the_old_run_aside(trained, tmp_path):
     assert checkpoint(folder)["progress"]["step"] == 10
 
 
-def test_tuning_searches_the_grid_and_writes_the_winner_back(run_folder):
-    before = (run_folder / "config.json").read_text()
-    dry, dry_errors = run("tune_hyper_parameters.py", run_folder, "--dry-run")
-    assert "4 points" in dry_errors and "not divisible" in dry_errors
-    for limit, reason in (("max_memory_gb=0.000001", "needs"), ("max_training_hours=0.000001", "full training would take")):
-        _, errors = run("tune_hyper_parameters.py", run_folder, "--set", f"tuning.{limit}", expect=2)
-        assert reason in errors and "Every point of tuning.grid was ruled out" in errors
-    assert (run_folder / "config.json").read_text() == before
-
-    output, _ = run("tune_hyper_parameters.py", run_folder, cwd="/")
-    lines = [json.loads(line) for line in (run_folder / "logs" / "tuning.jsonl").read_text().splitlines()]
-    assert [line["point"] for line in lines] == [{"learning_rate": rate, "num_heads": 1} for rate in (0.0003, 0.01)]
-    curves = {line["point"]["learning_rate"]: line["nats_per_zero"] for line in lines}
-    scores = {(rate, epoch): nats for rate, curve in curves.items() for epoch, nats in enumerate(curve, 1)}
-    config = load_config(run_folder / "config.json")
-    assert (config.training.learning_rate, config.training.epochs) == min(scores, key=scores.get)
-    assert config.model.num_heads == 1 and config.data.interval_size == 300
-    assert (run_folder / "config.previous.json").read_text() == before
-    assert f"{min(scores.values()):.3f}" in output
-
-
-def test_tuning_goes_on_with_the_points_that_are_missing(run_folder):
-    run("tune_hyper_parameters.py", run_folder)
-    path = run_folder / "logs" / "tuning.jsonl"
-    lines = path.read_text().splitlines()
-    path.write_text(lines[1] + "\n" + lines[0][:20])
-    run("tune_hyper_parameters.py", run_folder)
-    again = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    assert len(again) == 2
-    assert [line["nats_per_zero"] for line in again] == [json.loads(line)["nats_per_zero"] for line in (lines[1], lines[0])]
-
-
 @pytest.mark.parametrize("script", ["tune_hyper_parameters.py", "train.py", "evaluate.py"])
 @pytest.mark.parametrize("arguments, says", [
     (["--set", "data.k=3"], "data.k"),
