@@ -1,0 +1,59 @@
+"""Forecasts of memory, operations and time agree with what is counted, and the figures of a host are found again."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import host_utils
+from config_utils import INDEX_EMBEDDINGS, ModelConfig, SpeedConfig
+from host_utils import fitted_speed, measured_bytes, some_zeros
+from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
+from training_utils import build_model, cross_entropy, model_inputs
+
+MODELS = [
+    ModelConfig(d_model=32, num_layers=1, num_heads=2, index_embedding="smooth"),
+    ModelConfig(d_model=64, num_layers=2, num_heads=8, d_k=32, d_v=16, dropout=0.1),
+    ModelConfig(d_model=128, num_layers=4),
+    ModelConfig(d_model=192, num_layers=2, num_heads=4, dropout=0.1, index_embedding="digits"),
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("size", [16, 64])
+def test_forecast_of_memory_is_what_autograd_and_the_optimizer_hold(model, size):
+    T = some_zeros(1).width - 1
+    forecast = state_bytes(model) + size * activation_bytes(model, T)
+    assert 1 / 1.3 < forecast / measured_bytes(model, size) < 1.3
+
+
+@pytest.mark.parametrize("model", [*MODELS, *(dataclasses.replace(MODELS[2], index_embedding=kind) for kind in INDEX_EMBEDDINGS)])
+def test_forecast_of_operations_is_what_torch_counts(model):
+    zeros, built = some_zeros(8), build_model(model, seed=1)
+    tokens, features, targets = model_inputs(built, zeros.batch(0, 8))
+    with FlopCounterMode(display=False) as counter:
+        cross_entropy(built(tokens, features), targets).backward()
+    assert 1 / 1.1 < 8 * flops_per_zero(model, zeros.width - 1) / counter.get_total_flops() < 1.1
+
+
+@pytest.mark.parametrize("speed", [SpeedConfig(0.2, 1.5, 1.4), SpeedConfig(4.0, 100.0, 0.1), SpeedConfig(0.01, 50.0, 2.0)])
+def test_the_figures_of_a_host_are_found_again_from_its_times(monkeypatch, speed):
+    T = some_zeros(1).width - 1
+    draw = torch.Generator().manual_seed(1)
+
+    def seconds(model, size, device):
+        return step_seconds(model, size, T, speed) * (1 + 0.02 * torch.randn((), generator=draw).item())
+
+    monkeypatch.setattr(host_utils, "measured_step_seconds", seconds)
+    found = fitted_speed(torch.device("cpu"))
+    for d_model, layers, size in host_utils.COMPARED:
+        model = ModelConfig(d_model=d_model, num_layers=layers)
+        assert step_seconds(model, size, T, found) == pytest.approx(step_seconds(model, size, T, speed), rel=0.1)
+
+
+def test_a_figure_that_does_not_show_in_the_times_is_not_negative(monkeypatch):
+    monkeypatch.setattr(host_utils, "measured_step_seconds", lambda model, size, device: 0.002 * (model.num_layers + 1))
+    found = fitted_speed(torch.device("cpu"))
+    assert found.layer_ms == pytest.approx(2) and found.tflops > 0 and found.gb_per_s > 0
+    assert step_seconds(MODELS[2], 128, 23, found) == pytest.approx(0.01, rel=1e-3)
