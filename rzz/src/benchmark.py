@@ -4,6 +4,7 @@
     python rzz/src/benchmark.py encode                   rows of a million zeros, beside a Python loop
     python rzz/src/benchmark.py train                    steps of training, beside a plain GPT and the literal trajectories
     python rzz/src/benchmark.py generate                 1,000 zeros × 10 runs, beside generation without a cache
+    python rzz/src/benchmark.py tune                     forecasts beside what is measured; points an hour beside a plain loop
     python rzz/src/benchmark.py train --device cuda --d-model 96 --num-layers 2
 
 Prints a table and appends a line with the figures, the machine and the versions to rzz/logs/benchmarks.jsonl.
@@ -12,21 +13,26 @@ Prints a table and appends a line with the figures, the machine and the versions
 import argparse
 import dataclasses
 import datetime
+import math
 import os
 import statistics
+import tempfile
 import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import zeros_db
 import zeta_zeros
-from config_utils import CONTEXT, DEFAULT_CONFIG, Config, require_writable
-from data_utils import END, RiemannZerosDataset, encode_prompts, encode_rows
-from device_utils import DEVICES, choose_device, compiled, cpu_name, describe_device, synchronize
+from config_utils import CONTEXT, DEFAULT_CONFIG, Config, load_config, require_writable
+from data_utils import END, RiemannZerosDataset, encode_prompts, encode_rows, first_zeros
+from device_utils import DEVICES, choose_device, compiled, cpu_name, describe_device, fast_cores, synchronize
+from host_utils import compare_forecasts, measured_host, single_thread
 from logging_utils import run_script, write_json_line
-from metrics_utils import sampled_texts, up_to_end
+from metrics_utils import sampled_predictions, sampled_texts, up_to_end
 from references import (
     PlainGPT,
     encoded_one_by_one,
@@ -39,8 +45,18 @@ from references import (
 )
 from resource_utils import flops_per_zero
 from riemann_siegel import smooth_zeros
-from training_utils import batches, build_model, make_optimizer, parameter_count, training_step
+from training_utils import (
+    batches,
+    build_model,
+    cross_entropy_of,
+    learning_rate_at,
+    make_optimizer,
+    parameter_count,
+    training_step,
+)
 from transformer import generate
+from tuning_utils import grid_of
+from tuning_workers import finished, tasks_of, tuning_device, worker_pool
 
 HEIGHTS = (1, 1_000_000, 10_000_000)  # first indexes
 MPMATH_SAMPLE = 3  # zeros: 0.4 to 0.8 s each
@@ -48,6 +64,13 @@ FLINT_SAMPLE = 20  # zeros: 5 to 10 ms each
 FIRST = 10_000_000  # index from which rows are trained on and encoded: the length that most of a full training has
 EQUAL_STEPS, EQUAL_BATCH = 50, 8  # after which the losses of all ways are compared
 LEARNING_STEPS = 150  # after which a model writes rows of the usual length
+TUNED = {  # a part of the default grid with all of its sizes, batch sizes and learning rates
+    "learning_rate": [0.0005, 0.001, 0.002, 0.004],
+    "batch_size": [16, 32, 64, 128],
+    "d_model": [64, 128],
+    "num_layers": [2, 4],
+}
+TUNED_ZEROS = 2000
 REPEATS = 3  # of what is timed, taking turns; the median counts
 
 
@@ -64,9 +87,11 @@ def main():
         command.add_argument("--d-model", type=int, default=128)
         command.add_argument("--num-layers", type=int, default=4)
         command.add_argument("--batch-size", type=int, default=128)
+    tune = commands.add_parser("tune", help="forecasts beside what is measured; points an hour beside a plain loop")
+    tune.add_argument("--device", choices=DEVICES, default="auto")
     arguments = parser.parse_args()
     figures = {"zeros": benchmark_zeros, "encode": benchmark_encode, "train": benchmark_train,
-               "generate": benchmark_generate}[arguments.command](arguments)  # fmt: skip
+               "generate": benchmark_generate, "tune": benchmark_tune}[arguments.command](arguments)  # fmt: skip
     log_folder = dataclasses.replace(Config(), path=DEFAULT_CONFIG).log_folder
     require_writable(log_folder)
     machine = {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": str(torch.__version__),
@@ -192,10 +217,9 @@ def benchmark_train(arguments):
     print_rates("training", "zeros/s", rates)
     print(f"losses of {EQUAL_STEPS} steps with {EQUAL_BATCH} zeros, largest difference from rzz, digits: "
           + ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items()))
-    config = dataclasses.replace(Config(), data=dataclasses.replace(Config().data, interval_size=900_000),
-                                 model=dataclasses.replace(Config().model, d_model=arguments.d_model,
-                                                           num_layers=arguments.num_layers))  # fmt: skip
-    needed, peak = rates["rzz, primes"] * flops_per_zero(config), products_per_second(device)
+    settings = dataclasses.replace(Config().model, d_model=arguments.d_model, num_layers=arguments.num_layers)
+    needed = rates["rzz, primes"] * flops_per_zero(settings, zeros.width - 1)
+    peak = products_per_second(device)
     print(f"floating-point operations: {needed / 1e9:,.0f} GFLOP/s of {peak / 1e9:,.0f} that products of 2048 × 2048 reach: "
           f"{needed / peak:.0%}")
     return {"device": describe_device(device), **rates, "loss_differences": differences, "roofline": needed / peak}
@@ -256,6 +280,60 @@ def print_rates(what, unit, rates):
     print(f"{what:<24} {unit:>12} {'ours is':>10}")
     for name, rate in rates.items():
         print(f"{name:<24} {rate:>12,.0f} {ours / rate:>9.2f}×")
+
+
+# --------------------------------------------------------------------------------------------------------------- tune
+
+
+def benchmark_tune(arguments):
+    chosen, _ = choose_device(arguments.device)
+    device, _ = tuning_device(chosen)
+    host = measured_host(chosen)
+    with single_thread():
+        compared = {"a core": compare_forecasts(host.core, torch.device("cpu"))}
+    compared[chosen.type] = compare_forecasts(host.device, chosen)
+    print(f"{host.name}, {host.cores} cores; device {host.device}, core {host.core}")
+    print(f"{'an update on':>12} {'d_model':>8} {'layers':>7} {'batch':>6}" + 2 * f" {'forecast':>12} {'measured':>12}")
+    for where, rows in compared.items():
+        for row in rows:
+            print(f"{where:>12} {row['d_model']:>8} {row['num_layers']:>7} {row['batch_size']:>6} {row['forecast_ms']:>9.2f} ms"
+                  f" {row['measured_ms']:>9.2f} ms {row['forecast_mb']:>9.1f} MB {row['measured_mb']:>9.1f} MB", flush=True)
+    rates = points_an_hour(device)
+    print_rates(f"one epoch of {TUNED_ZEROS:,} zeros", "points/h", rates)
+    return {"host": dataclasses.asdict(host), "forecasts": compared, **rates}
+
+
+def points_an_hour(device):
+    """Train the grid TUNED for an epoch as the search does, then by a plain loop with all cores; return both rates."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = dataclasses.replace(load_config(), path=Path(folder) / "config.json")
+        config.tuning.zeros, config.tuning.grid = TUNED_ZEROS, TUNED | {"epochs": [1]}
+        points = grid_of(config).points
+        training, validation = first_zeros(config)
+        began = time.perf_counter()
+        with worker_pool(config, device, training, validation) as submit:
+            consume(finished(submit, tasks_of(config, points, 1, device), []))
+        search = time.perf_counter() - began
+        torch.set_num_threads(fast_cores())
+        began = time.perf_counter()
+        for point in points:
+            one_point(point.settings, training, validation, device)
+        synchronize(device)
+        plain = time.perf_counter() - began
+        return {"the search": 3600 * len(points) / search, "a plain loop": 3600 * len(points) / plain}
+
+
+def one_point(settings, training, validation, device):
+    """One point as a plain program trains it: an epoch with averaged weights, then the scores that the search takes."""
+    model = build_model(settings.model, settings.training.seed).to(device)
+    optimizer = make_optimizer(model, settings.training)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    for step, batch in enumerate(batches(model, training, settings.training.batch_size)):
+        rate = learning_rate_at(step, math.inf, settings.training)
+        training_step(model, optimizer, batch, rate, settings.training.gradient_clip, (1, step))
+        averaged.update_parameters(model)
+    cross_entropy_of(averaged.module, validation)
+    sampled_predictions(averaged.module, validation.part(slice(0, settings.training.mse_zeros)), 1, 0.9, 1)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from data_utils import UNIT, RiemannZerosDataset
 from device_utils import describe_device, fast_cores, synchronize
 from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
 from riemann_siegel import smooth_zeros
-from training_utils import build_model, cross_entropy, make_optimizer, model_inputs, parameter_count, training_step
+from training_utils import batches, build_model, cross_entropy, logits_of, make_optimizer, parameter_count, training_step
 
 # (d_model, layers, batch size): launching decides the first, arithmetic the last. Those compared are none of those fitted.
 FITTED = [(d_model, layers, size) for d_model, layers in ((32, 1), (64, 2), (64, 4), (128, 4)) for size in (16, 64, 128)]
@@ -82,8 +82,8 @@ def some_zeros(count):
 def measured_step_seconds(model, size, device):
     """Seconds of one update of a model of these sizes with `size` zeros: CPU time on one thread, else by the clock."""
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    training, batch = TrainingConfig(batch_size=size), some_zeros(size).batch(0, size)
-    built = build_model(model, seed=1).to(device)
+    training, built = TrainingConfig(batch_size=size), build_model(model, seed=1).to(device)
+    batch = next(batches(built, some_zeros(size), size))
     optimizer = make_optimizer(built, training)
     times = []
     while len(times) < UPDATES or sum(times) < SECONDS:
@@ -97,8 +97,8 @@ def measured_step_seconds(model, size, device):
 
 def measured_bytes(model, size):
     """Bytes that an update holds at once, counted on the CPU: weights, gradients, AdamW's averages, what autograd saves."""
-    built, batch = build_model(model, seed=1), some_zeros(size).batch(0, size)
-    tokens, features, targets = model_inputs(built, batch)
+    built = build_model(model, seed=1)
+    batch = next(batches(built, some_zeros(size), size))
     parameters = {parameter.untyped_storage().data_ptr() for parameter in built.parameters()}
     saved = {}  # the tensors are held as well, so that no address is given out twice
 
@@ -108,7 +108,7 @@ def measured_bytes(model, size):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = cross_entropy(built(tokens, features), targets)
+        loss = cross_entropy(logits_of(built, batch), batch.targets)
     loss.backward()
     optimizer = make_optimizer(built, TrainingConfig())
     optimizer.step()

@@ -51,14 +51,22 @@ def run_columns(config):
     return columns((config.data.K + 2) * config.data.interval_size)
 
 
+def wanted_columns(T):
+    """Of T columns those from the first ':' on, whose logits are wanted: the last block computes no others."""
+    return T - (T - 7) // 2 - 1
+
+
 def activation_bytes(model, T):
     """Bytes that the backward pass needs to find again of one row of T columns: what autograd saves."""
     d, heads = model.d_model, model.num_heads
     d_k, d_v, d_ff = model.head_sizes()
-    layer = 4 * d + heads * (2 * d_k + 2 * d_v + T) + 2 * d_ff
+    seen = 2 * d + heads * (d_k + d_v)  # of a column that a block looks at
+    computed = 2 * d + heads * (d_k + d_v + T) + 2 * d_ff  # of one that it computes
     if model.dropout:
-        layer += 2 * d + 2 * heads * T
-    return BYTES * T * (model.num_layers * layer + 2 * d + 3 * VOCABULARY)
+        computed += 2 * d + 2 * heads * T
+    R = wanted_columns(T)
+    blocks = (model.num_layers - 1) * T * (seen + computed) + T * seen + R * (computed + d)
+    return BYTES * (blocks + R * (2 * d + 3 * VOCABULARY))
 
 
 def state_bytes(model):
@@ -75,8 +83,11 @@ def memory_gb(config):
 def flops_per_zero(model, T):
     """Floating-point operations of one forward and backward pass over a row of T columns, two for each multiply-add."""
     d_k, d_v, _ = model.head_sizes()
-    attention = model.num_layers * model.num_heads * T * T * (d_k + d_v)
-    products = T * (model.num_layers * block_parameters(model) + VOCABULARY * model.d_model) + phase_parameters(model)
+    R = wanted_columns(T)
+    computed = (model.num_layers - 1) * T + R  # columns, over all blocks
+    attention = computed * model.num_heads * T * (d_k + d_v)
+    seen_only = (T - R) * model.d_model * model.num_heads * (d_k + d_v)  # keys and values
+    products = computed * block_parameters(model) + seen_only + R * VOCABULARY * model.d_model + phase_parameters(model)
     return 3 * 2 * (products + attention)
 
 

@@ -1,7 +1,7 @@
 """Many points of the search trained at once: models of one shape as one stacked model.
 
     stack = Stack([settings_of(config, point) for point in points], device)
-    for batch in batches:                       # what training_utils.model_inputs gives
+    for batch in batches(stack.model, training, batch_size):
         stack.step(batch)
     stack.nats_per_zero(validation)             # of each point
 
@@ -92,12 +92,15 @@ class Stack:
 
     def losses_of(self, rows, batch, reduction):
         """Return the cross entropy of every point on one batch, in one pass."""
-        tokens, features, targets = batch
 
         def loss(parameters, rates):
-            logits = functional_call(self.model, parameters | rates, (tokens, features))
-            return cross_entropy(logits, targets, reduction)
+            inputs = batch.tokens.long(), batch.features
+            logits = functional_call(self.model, parameters | rates, inputs, {"first": batch.first})
+            return cross_entropy(logits, batch.targets, reduction)
 
+        if len(rows) == 1:  # the same, without what vmap costs
+            alone = ({name: value[0] for name, value in stacked.items()} for stacked in (self.named(rows), self.rates))
+            return loss(*alone)[None]
         return vmap(loss, randomness="same")(self.named(rows), self.rates)
 
     def step(self, batch):

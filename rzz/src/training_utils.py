@@ -66,6 +66,11 @@ class Batch(NamedTuple):
     features: IndexFeatures  # of all columns
     asked: int  # trajectories in the batch that is one update, of which this may be a piece
 
+    @property
+    def first(self):
+        """The column of the first target."""
+        return self.tokens.shape[1] - self.targets.shape[1]
+
     def piece(self, rows):
         """Return the part of it at `rows`, a slice."""
         features = IndexFeatures(*(None if part is None else part[rows] for part in self.features))
@@ -119,8 +124,7 @@ def prepared(position_embedding, dataset, row, size, batch_size, mine):
 
 def logits_of(model, batch):
     """Return the logits (B, T - first, 16) for the targets of a Batch."""
-    first = batch.tokens.shape[1] - batch.targets.shape[1]
-    return model(batch.tokens.long(), batch.features, first=first)
+    return model(batch.tokens.long(), batch.features, first=batch.first)
 
 
 def cross_entropy(logits, targets, reduction="mean"):

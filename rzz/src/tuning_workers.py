@@ -27,12 +27,12 @@ from config_utils import UserError
 from device_utils import fast_cores
 from file_utils import atomic_write
 from metrics_utils import sampled_predictions, scores
-from resource_utils import columns, memory_gb, step_seconds
+from resource_utils import columns, flops_per_zero, memory_gb, step_seconds
 from stacked_training import Stack
-from training_utils import VALIDATION_BATCH, model_inputs
+from training_utils import VALIDATION_BATCH, batches
 from tuning_utils import Point, goal, labels, searched_settings
 
-STACKED_ZEROS = 64  # in a step on a CPU: beyond, arithmetic outweighs launching and the caches are too small
+STACKED_FLOPS = 6e8  # of a step on a CPU: beyond, arithmetic outweighs launching and the caches are too small
 GPU_STACK = 32  # points
 GPU_WORKERS = 4  # processes, each of which takes half a gigabyte of the GPU for itself
 VALIDATION_COST = 1 / 3  # of a zero that is trained on: there is no backward pass
@@ -82,7 +82,8 @@ def shape_of(point):
 def stack_size(settings, device):
     """How many points of this shape are trained as one model."""
     if device.type == "cpu":
-        return max(1, STACKED_ZEROS // settings.training.batch_size)
+        flops = settings.training.batch_size * flops_per_zero(settings.model, columns(settings.tuning.zeros))
+        return max(1, int(STACKED_FLOPS / flops))
     return max(1, min(GPU_STACK, int(settings.tuning.max_memory_gb / GPU_WORKERS / memory_gb(settings))))
 
 
@@ -200,18 +201,16 @@ def train_stack(task, config, device, training, validation, stopped):
     began = time.monotonic()
     settings = task.points[0].settings
     size = settings.training.batch_size
-    rows = range(0, len(training), size)
-    stack = Stack([point.settings for point in task.points], len(rows), device)
+    stack = Stack([point.settings for point in task.points], math.ceil(len(training) / size), device)
     curves = [[] for _ in task.points]
     if task.files:
         states = [read_state(path) for path in task.files]
         stack.load_states([state["stack"] for state in states])
         curves = [state["curve"] for state in states]
-    batches = [model_inputs(stack.model, training.batch(row, size)) for row in rows]
-    checks = [model_inputs(stack.model, validation.batch(row, min(VALIDATION_BATCH, len(validation))))
-              for row in range(0, len(validation), VALIDATION_BATCH)]  # fmt: skip
+    learned = list(batches(stack.model, training, size))
+    checks = list(batches(stack.model, validation, min(VALIDATION_BATCH, len(validation))))
     for _ in range(task.first_epoch, task.last_epoch):
-        for batch in batches:
+        for batch in learned:
             if stopped():
                 return None
             stack.step(batch)

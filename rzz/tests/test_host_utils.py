@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import batch_of
 from torch.utils.flop_counter import FlopCounterMode
 
 import host_utils
 from config_utils import INDEX_EMBEDDINGS, ModelConfig, SpeedConfig
 from host_utils import fitted_speed, measured_bytes, some_zeros
 from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
-from training_utils import build_model, cross_entropy, model_inputs
+from training_utils import build_model, cross_entropy, logits_of
 
 MODELS = [
     ModelConfig(d_model=32, num_layers=1, num_heads=2, index_embedding="smooth"),
@@ -31,9 +32,9 @@ def test_forecast_of_memory_is_what_autograd_and_the_optimizer_hold(model, size)
 @pytest.mark.parametrize("model", [*MODELS, *(dataclasses.replace(MODELS[2], index_embedding=kind) for kind in INDEX_EMBEDDINGS)])
 def test_forecast_of_operations_is_what_torch_counts(model):
     zeros, built = some_zeros(8), build_model(model, seed=1)
-    tokens, features, targets = model_inputs(built, zeros.batch(0, 8))
+    batch = batch_of(built, zeros, 8)
     with FlopCounterMode(display=False) as counter:
-        cross_entropy(built(tokens, features), targets).backward()
+        cross_entropy(logits_of(built, batch), batch.targets).backward()
     assert 1 / 1.1 < 8 * flops_per_zero(model, zeros.width - 1) / counter.get_total_flops() < 1.1
 
 

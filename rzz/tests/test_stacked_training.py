@@ -9,7 +9,7 @@ from config_utils import Config, ModelConfig, TrainingConfig
 from data_utils import RiemannZerosDataset
 from riemann_siegel import smooth_zeros
 from stacked_training import Stack, with_stacked_dropout
-from training_utils import build_model, cross_entropy_of, learning_rate_at, make_optimizer, model_inputs, training_step
+from training_utils import batches, build_model, cross_entropy_of, learning_rate_at, make_optimizer, training_step
 
 SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=24, max_prime=30)
 CPU = torch.device("cpu")
@@ -29,10 +29,20 @@ def member(learning_rate, dropout, **model):
 
 def train(members, steps=STEPS, stack=None):
     stack = stack or Stack(members, steps_per_epoch=40, device=CPU)
-    dataset = some_zeros()
+    ready = list(batches(stack.model, some_zeros(), SIZE))
     for _ in range(steps):
-        stack.step(model_inputs(stack.model, dataset.batch(stack.steps % 15 * SIZE, SIZE)))
+        stack.step(ready[stack.steps % 15])
     return stack
+
+
+def that_matter(stack, place, rows):
+    """The weights of one point without the biases of keys: no prediction depends on them, so their updates are rounding alone."""
+    weights = {name: value[place].clone() for name, value in stack.named(rows.detach()).items()}
+    keys = slice(0, SMALL.num_heads * SMALL.d_k)
+    for name, value in weights.items():
+        if name.endswith("key_value.bias"):
+            value[keys] = 0
+    return weights
 
 
 @pytest.mark.parametrize("kind", ["digits", "primes"])
@@ -41,8 +51,8 @@ def test_each_point_of_a_stack_gets_what_it_would_have_got_alone(kind):
     together = train(members)
     for place, one in enumerate(members):
         alone = train([one])
-        torch.testing.assert_close(together.weights[place], alone.weights[0], rtol=0, atol=1e-4)
-        torch.testing.assert_close(together.averaged[place], alone.averaged[0], rtol=0, atol=1e-4)
+        for mine, theirs in ((together.weights, alone.weights), (together.averaged, alone.averaged)):
+            torch.testing.assert_close(that_matter(together, place, mine), that_matter(alone, 0, theirs), rtol=0, atol=1e-4)
         torch.testing.assert_close(together.last_losses[-1][place], alone.last_losses[-1][0], rtol=0, atol=1e-4)
     assert (together.weights[0] - together.weights[1]).abs().max() > 0.01  # dropout makes a difference
     assert (together.weights[0] - together.weights[2]).abs().max() > 0.01
@@ -54,13 +64,13 @@ def test_a_stack_of_one_makes_the_updates_of_a_plain_training(dropout):
     one = member(0.003, dropout)
     stack = train([one])
     model = build_model(one.model, one.training.seed)
-    optimizer, dataset = make_optimizer(model, one.training), some_zeros()
+    optimizer, ready = make_optimizer(model, one.training), list(batches(model, some_zeros(), SIZE))
     if dropout:
         for name in with_stacked_dropout(model):
             model.get_buffer(name).fill_(dropout)
     for step in range(STEPS):
         rate = learning_rate_at(step, float("inf"), one.training)
-        training_step(model, optimizer, dataset.batch(step % 15 * SIZE, SIZE), rate, one.training.gradient_clip, (3, step))
+        training_step(model, optimizer, ready[step % 15], rate, one.training.gradient_clip, (3, step))
     trained = stack.named(stack.weights.detach())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(trained[name][0], parameter, rtol=0, atol=1e-4, msg=name)
@@ -71,7 +81,9 @@ def test_a_point_that_diverges_disturbs_no_other_and_is_marked():
     with_bad = train([good[0], member(1e30, 0.1), good[1]])
     assert with_bad.finite.tolist() == [True, False, True]
     without = train(good)
-    torch.testing.assert_close(with_bad.weights[[0, 2]], without.weights, rtol=0, atol=1e-4)
+    for place, other in ((0, 0), (2, 1)):
+        torch.testing.assert_close(that_matter(with_bad, place, with_bad.weights), that_matter(without, other, without.weights),
+                                   rtol=0, atol=1e-4)  # fmt: skip
 
 
 def test_a_stack_that_goes_on_from_its_state_is_the_same_bit_for_bit():
@@ -90,8 +102,7 @@ def test_a_stack_that_goes_on_from_its_state_is_the_same_bit_for_bit():
 
 def test_scores_of_a_stack_are_those_of_its_averaged_models():
     stack, dataset = train([member(0.001, 0.2), member(0.01, 0.0)], 20), some_zeros()
-    batches = [model_inputs(stack.model, dataset.batch(row, 50)) for row in range(0, len(dataset), 50)]
-    for place, nats in enumerate(stack.nats_per_zero(batches, len(dataset))):
+    for place, nats in enumerate(stack.nats_per_zero(list(batches(stack.model, dataset, 50)), len(dataset))):
         assert nats == pytest.approx(cross_entropy_of(stack.averaged_model(place), dataset).nats_per_zero, rel=1e-5)
 
 
