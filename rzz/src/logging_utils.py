@@ -97,14 +97,14 @@ def raise_as_bug():
     sys.exit(1)
 
 
-def progress_bar(total, description, unit, initial=0):
-    """A tqdm bar on standard error with rate and time left; nothing where standard error is not a terminal.
+def progress_bar(total, description, unit, initial=0, form=None):
+    """A tqdm bar on standard error with rate and time left, or in the `form` given; nothing where that is not a terminal.
 
     The lines of the log stand in its place there, so that a log file does not fill with half-drawn bars.
     """
     off = True if process_rank() > 0 else None  # None: where it is not a terminal
     return tqdm(total=total, desc=description, unit=unit, unit_scale=total > 10_000, initial=initial, disable=off,
-                dynamic_ncols=True, leave=False)
+                dynamic_ncols=True, leave=False, bar_format=form)
 
 
 def write_json_line(path, values):

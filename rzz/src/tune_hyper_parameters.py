@@ -25,7 +25,7 @@ from host_utils import measured_host
 from logging_utils import duration, log, run_script, start_logging, stop_requests
 from resource_utils import training_hours
 from tuning_display import SearchProgress, axis_table, description, ranking_table
-from tuning_utils import Ledger, beaten, better_part, grid_of, point_text, ranking, rungs_of, same_batch_size
+from tuning_utils import Ledger, beaten, better_part, grid_of, ranking, rungs_of, same_batch_size
 from tuning_workers import drop_states, finished, state_folder, tasks_of, tuning_device, worker_pool
 
 
@@ -76,20 +76,23 @@ def tune(config, grid, device, overrides):
     print(axis_table(config, grid, ledger))
     if not ranked:
         raise UserError("No point of the grid learned anything; add smaller values to tuning.grid.learning_rate.")
-    winner = ranked[0]
+    write_winner(config, ranked[0], overrides)
+    return 0
+
+
+def write_winner(config, winner, overrides):
+    """Write the settings of the Ranked `winner`, and those of `overrides` that it was found with, into config.json; say so."""
     changes = {}
-    for override in overrides:  # what was searched with is part of what was found
-        section, key, value = split_override(override)
+    for section, key, value in map(split_override, overrides):
         if section in ("model", "training"):
             changes.setdefault(section, {})[key] = value
     for axis, value in {**winner.point.values, "epochs": winner.epochs}.items():
         changes.setdefault(GRID_AXES[axis], {})[axis] = value
     write_back(config.path, changes)
-    log.info("Written to %s: %s, epochs %d; the file before is %s.previous.json", config.path, point_text(winner.point.values),
-             winner.epochs, config.path.stem)  # fmt: skip
+    written = ", ".join(f"{section}.{key} {value}" for section, values in changes.items() for key, value in values.items())
+    log.info("Written to %s: %s; the file before is %s.previous.json", config.path, written, config.path.stem)
     log.info("Full training with it on %s: forecast %s. Next: python rzz/src/train.py --resume", config.tuning.host.name,
              duration(3600 * training_hours(winner.point.settings, winner.epochs)))
-    return 0
 
 
 def search(config, grid, ledger, device, stop):

@@ -35,8 +35,8 @@ def description(config, grid, device, reason):
         lanes = tuning.host.cores if device.type == "cpu" else worker_count(config, device)
         likely, most = (seconds / lanes for seconds in search_seconds(config, grid.points, rungs_of(config), device))
         lines.append(f"on {device.type}: {reason}; {worker_count(config, device)} at a time on this machine")
-        lines.append(f"forecast for the search on {tuning.host.name}, {lanes} at a time: {duration(likely)}; "
-                     f"{duration(most)} if the largest models win; up to {state_gb(config, grid.points):.2g} GB on disk meanwhile")
+        lines.append(f"forecast for the search on {tuning.host.name}, {lanes} at a time: {duration(likely)}; {duration(most)} if "
+                     f"the largest models win; up to {1e3 * state_gb(config, grid.points):,.0f} MB on disk meanwhile")
     return "\n".join(lines)
 
 
@@ -99,8 +99,7 @@ class SearchProgress:
         self.began, self.last_line, self.worked = time.monotonic(), time.monotonic(), 0.0
 
     def __enter__(self):
-        self.bar = progress_bar(1, "tuning", "s of work")
-        self.bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        self.bar = progress_bar(1, "tuning", "s of work", form="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
         return self
 
     def __exit__(self, *error):

@@ -1,6 +1,8 @@
 """Nothing reaches a device that Apple's GPUs or TPUs handle wrongly, and devices are chosen with a reason."""
 
+import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from config_utils import INDEX_EMBEDDINGS, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
-from device_utils import choose_device, to_cpu
+from device_utils import choose_device, fast_cores, to_cpu
 from metrics_utils import sampled_predictions
 from training_utils import build_model, cross_entropy_of, make_optimizer, training_step
 
@@ -74,3 +76,11 @@ def test_to_cpu_copies_nested_tensors():
     copied = to_cpu({"a": [tensor, 3], "b": (tensor,)})
     assert copied["a"][1] == 3 and isinstance(copied["b"], tuple)
     assert not copied["a"][0].requires_grad and copied["a"][0].data_ptr() != tensor.data_ptr()
+
+
+@pytest.mark.parametrize("answer, cores", [("4\n", 4), ("", None)])
+def test_on_a_mac_the_performance_cores_count_where_the_system_names_them(monkeypatch, answer, cores):
+    elsewhere = fast_cores()
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(subprocess, "run", lambda *given, **options: subprocess.CompletedProcess(given, 0, stdout=answer))
+    assert fast_cores() == (cores or elsewhere) >= 1
