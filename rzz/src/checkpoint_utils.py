@@ -157,11 +157,37 @@ def latest_checkpoint(folder):
     return None, None
 
 
+def chosen_checkpoint(config, path):
+    """Return (checkpoint, its path): the file asked for, or the latest good one of the run."""
+    if path is not None:
+        return load_checkpoint(path), path
+    if not checkpoint_files(config.checkpoint_folder):
+        raise UserError(f"There is no checkpoint in {config.checkpoint_folder}; train first: python rzz/src/train.py --resume")
+    return latest_checkpoint(config.checkpoint_folder)
+
+
 def checkpoint_files(folder):
     """Return the checkpoint files in `folder`, the one to prefer first."""
     rounds = [path for path in folder.glob("round_*.pt") if path.stem.removeprefix("round_").isdigit()]
     rounds.sort(key=lambda path: int(path.stem.removeprefix("round_")), reverse=True)
     return [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()] + rounds
+
+
+def trained_up_to(checkpoint):
+    """Return the index of the last zero that the checkpoint has been trained on; 0 for none."""
+    data, progress = checkpoint["config"]["data"], checkpoint["progress"]
+    size = data["interval_size"]
+    if progress["epoch"]:
+        return (progress["round"] + 1) * size - 1
+    if progress["row"]:
+        return max(1, progress["round"] * size) + progress["row"] - 1
+    return 0
+
+
+def trained_zeros(checkpoint):
+    """Return (first, last): the indexes of the zeros that the checkpoint has been trained on; (0, 0) for none."""
+    data, last = checkpoint["config"]["data"], trained_up_to(checkpoint)
+    return (max(1, data["first_round"] * data["interval_size"]), last) if last else (0, 0)
 
 
 def checksum(value):

@@ -371,14 +371,19 @@ def check_training(training, prefix):
         raise UserError(f"{prefix}compile is {training.compile!r}, not one of {', '.join(COMPILE)}.")
 
 
-def check_row_length(index, what):
-    """Raise UserError where the row of zero `index` could exceed the context of 32 tokens.
+def row_fits(index):
+    """Whether the row of zero `index` fits the context of 32 tokens.
 
     A value has at most as many digits as its index wherever that matters: it is the smaller of the two from index
     10,143 on, and the context is full at 12 digits.
     """
     digits = len(str(index))
-    if 1 + digits + 1 + digits + len(".0000") + 1 > CONTEXT:
+    return 1 + digits + 1 + digits + len(".0000") + 1 <= CONTEXT
+
+
+def check_row_length(index, what):
+    """Raise UserError where the row of zero `index` could exceed the context of 32 tokens."""
+    if not row_fits(index):
         raise UserError(f"{what} has index {index}, whose row does not fit {CONTEXT} tokens: lower data.K or data.interval_size.")
 
 

@@ -362,35 +362,64 @@ def fetch_values(config, first, count, partial):
     What has come is kept in the file `partial`, chunk by chunk, each with its checksum, so that after an interruption
     at most one chunk is fetched again.
     """
-    if config.data.platt_tables:
-        if not hasattr(zeros_db, "use_platt_tables"):
-            raise UserError('This zeros_db.py does not read Platt\'s tables; set data.platt_tables to "".')
-        zeros_db.use_platt_tables(str(config.folder / Path(config.data.platt_tables).expanduser()))
+    choose_source(config)
     chunks = read_chunks(partial)
     filled = sum(map(len, chunks))
     if filled:
         log.info("going on with %s after %s zeros", partial.name, f"{filled:,}")
-    with mpmath.workprec(mpmath.mp.prec), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
-        try:
-            zeros = pairs_from(first + filled, count - filled) if filled < count else iter(())
-            while len(chunk := values_of_pairs(itertools.islice(zeros, min(CHUNK, count - filled + 1)), first + filled)):
-                chunks.append(chunk)
-                filled += len(chunk)
-                with disk_errors(partial), open(partial, "ab") as file:
-                    file.write(with_digest(chunk.tobytes()))
-                bar.update(len(chunk))
-                if filled > count:
-                    break
-        except (ValueError, TypeError, AttributeError, ArithmeticError, OSError) as error:
-            raise UserError(f"zeros_db could not give zeros {first} … {first + count - 1}: {error}.") from error
+    with source_errors(first, count), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
+        zeros = pairs_from(first + filled, count - filled) if filled < count else iter(())
+        while len(chunk := values_of_pairs(itertools.islice(zeros, min(CHUNK, count - filled + 1)), first + filled)):
+            chunks.append(chunk)
+            filled += len(chunk)
+            with disk_errors(partial), open(partial, "ab") as file:
+                file.write(with_digest(chunk.tobytes()))
+            bar.update(len(chunk))
+            if filled > count:
+                break
     if filled != count:
         partial.unlink(missing_ok=True)
         raise UserError(f"zeros_db gave {filled} zeros or more from index {first} on instead of {count}.")
-    values = np.concatenate(chunks)
+    try:
+        return checked(np.concatenate(chunks), first)
+    except UserError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def zeros_in_memory(config, first, count):
+    """Return the zeros first … first + count - 1 straight from zeros_db: no file in data/ is read or written."""
+    choose_source(config)
+    with source_errors(first, count):
+        values = values_of_pairs(itertools.islice(pairs_from(first, count), count), first)
+    if len(values) != count:
+        raise UserError(f"zeros_db gave {len(values)} zeros from index {first} on instead of {count}.")
+    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), checked(values, first))
+
+
+def choose_source(config):
+    """Tell zeros_db where Platt's tables are, if the settings name them."""
+    if config.data.platt_tables:
+        if not hasattr(zeros_db, "use_platt_tables"):
+            raise UserError('This zeros_db.py does not read Platt\'s tables; set data.platt_tables to "".')
+        zeros_db.use_platt_tables(str(config.folder / Path(config.data.platt_tables).expanduser()))
+
+
+@contextmanager
+def source_errors(first, count):
+    """Turn what zeros_db raises within the block into a UserError, and give mpmath its precision back."""
+    with mpmath.workprec(mpmath.mp.prec):
+        try:
+            yield
+        except (ValueError, TypeError, AttributeError, ArithmeticError, OSError) as error:
+            raise UserError(f"zeros_db could not give zeros {first} … {first + count - 1}: {error}.") from error
+
+
+def checked(values, first):
+    """Return `values`. Raises UserError where they cannot be the zeros from index `first` on."""
     try:
         check_values(values, first, "zeros_db")
     except ValueError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{error}; rzz/src/zeros_db.py is not to be trusted here.") from error
     return values
 

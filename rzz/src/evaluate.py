@@ -13,7 +13,7 @@ import json
 import math
 from pathlib import Path
 
-from checkpoint_utils import checkpoint_files, latest_checkpoint, load_checkpoint, trained_model
+from checkpoint_utils import chosen_checkpoint, trained_model, trained_up_to
 from config_utils import ModelConfig, UserError, load_config, stage_parser
 from data_utils import UNIT, interval, test_zeros, training_zeros
 from device_utils import choose_device, describe_device
@@ -67,15 +67,6 @@ def main(argv=None):
     print(table(result))
 
 
-def chosen_checkpoint(config, path):
-    """Return (checkpoint, its path): the file asked for, or the latest good one of the run."""
-    if path is not None:
-        return load_checkpoint(path), path
-    if not checkpoint_files(config.checkpoint_folder):
-        raise UserError(f"There is no checkpoint in {config.checkpoint_folder}; train first: python rzz/src/train.py --resume")
-    return latest_checkpoint(config.checkpoint_folder)
-
-
 def check_unseen(checkpoint, config, path):
     """Raise UserError where the checkpoint has been trained on zeros of the test set; warn where it stopped long before."""
     last, first_test = trained_up_to(checkpoint), interval(config, config.data.K + 1)[0]
@@ -87,17 +78,6 @@ def check_unseen(checkpoint, config, path):
                     path.name, saved["K"], saved["N"])  # fmt: skip
     if last < first_test - 1:
         log.warning("%s has been trained up to zero %s only; the test set begins at %s", path.name, f"{last:,}", f"{first_test:,}")
-
-
-def trained_up_to(checkpoint):
-    """Return the index of the last zero that the checkpoint has been trained on; 0 for none."""
-    data, progress = checkpoint["config"]["data"], checkpoint["progress"]
-    size = data["interval_size"]
-    if progress["epoch"]:
-        return (progress["round"] + 1) * size - 1
-    if progress["row"]:
-        return max(1, progress["round"] * size) + progress["row"] - 1
-    return 0
 
 
 def prediction_lines(dataset, predictions):

@@ -33,8 +33,12 @@ def sampled_texts(model, indexes, runs, top_p, seed):
     Nucleus sampling with `top_p`; 0 is greedy. What is drawn depends on the seed and on the numbers of indexes and runs.
     """
     generator = torch.Generator().manual_seed(mixed_seed(seed))
-    context = model.config.context
-    uniforms = torch.rand(len(indexes), runs, context, generator=generator)
+    return written_texts(model, indexes, torch.rand(len(indexes), runs, model.config.context, generator=generator), top_p)
+
+
+def written_texts(model, indexes, uniforms, top_p):
+    """The same, drawn with `uniforms` (zeros, runs, context), random numbers in [0, 1)."""
+    runs = uniforms.shape[1]
     texts = [None] * len(indexes)
     for positions, prompts in encode_prompts(indexes):
         for part in np.array_split(np.arange(len(positions)), -(-len(positions) * runs // GENERATION_BATCH)):
