@@ -186,6 +186,7 @@ def stage_parser(description):
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
                         help="change one setting for this command; may be repeated")
     parser.add_argument("--device", help="auto, mps, cuda, xla or cpu (default: runtime.device of the settings)")
+    parser.add_argument("--quiet", action="store_true", help="show results, warnings and errors alone; the logs are the same")
     return parser
 
 

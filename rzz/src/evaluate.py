@@ -28,7 +28,7 @@ def main(argv=None):
     parser.add_argument("--checkpoint", type=Path, help="evaluate this file (default: the latest one of the run)")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
-    start_logging(config.log_folder)
+    start_logging(config.log_folder, args.quiet)
     device, reason = choose_device(config.runtime.device)
     log.info("device %s: %s", describe_device(device), reason)
 

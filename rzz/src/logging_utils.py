@@ -28,11 +28,22 @@ DISK_ERRORS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUO
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
-def start_logging(folder):
+class TerminalHandler(logging.Handler):
+    """Writes lines to standard error above a progress bar, if there is one."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+terminal = TerminalHandler()
+
+
+def start_logging(folder, quiet=False):
     """Send the log to `folder`/rzz.log with file and line, training lines also to training.log, and all to stderr.
 
-    Of several processes only the first says what all of them could say.
+    Of several processes only the first says what all of them could say. quiet: nothing but warnings and errors, and no progress bar, reaches stderr.
     """
+    terminal.setLevel(logging.WARNING if quiet else logging.INFO)
     require_writable(folder)
     for logger in (log, training_log):
         for handler in logger.handlers[:]:
@@ -43,14 +54,7 @@ def start_logging(folder):
     add_handler(log, logging.FileHandler(folder / "rzz.log", encoding="utf-8"),
                 "%(asctime)s %(levelname)s %(filename)s:%(lineno)d %(message)s")
     add_handler(training_log, logging.FileHandler(folder / "training.log", encoding="utf-8"), "%(asctime)s %(message)s")
-    add_handler(log, TerminalHandler(), "%(message)s")
-
-
-class TerminalHandler(logging.Handler):
-    """Writes lines to standard error above a progress bar, if there is one."""
-
-    def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stderr)
+    add_handler(log, terminal, "%(message)s")
 
 
 def add_handler(logger, handler, form):
@@ -64,6 +68,7 @@ def run_script(main):
     0 on success, 2 with one line for a UserError or a disk that is full or not writable, 130 on Ctrl-C. Any other
     exception is a bug: its traceback goes to logs/rzz.log and to standard error, exit code 1.
     """
+    sys.stdout.reconfigure(errors="replace")  # a terminal that knows no … shows a ? instead
     try:
         code = main() or 0
     except UserError as error:
@@ -98,11 +103,11 @@ def raise_as_bug():
 
 
 def progress_bar(total, description, unit, initial=0, form=None):
-    """A tqdm bar on standard error with rate and time left, or in the `form` given; nothing where that is not a terminal.
+    """A tqdm bar on standard error with rate and time left, or in the `form` given.
 
-    The lines of the log stand in its place there, so that a log file does not fill with half-drawn bars.
+    Nothing under --quiet, nor where that is not a terminal: the lines of the log stand in its place there, so that a log file does not fill with half-drawn bars.
     """
-    off = True if process_rank() > 0 else None  # None: where it is not a terminal
+    off = True if process_rank() > 0 or terminal.level > logging.INFO else None  # None: where it is not a terminal
     return tqdm(total=total, desc=description, unit=unit, unit_scale=total > 10_000, initial=initial, disable=off,
                 dynamic_ncols=True, leave=False, bar_format=form)
 

@@ -66,7 +66,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
     with processes():
-        start_logging(config.log_folder)
+        start_logging(config.log_folder, args.quiet)
         require_writable(config.checkpoint_folder)
         device, reason = choose_device(config.runtime.device)
         if process_rank() > 0:
@@ -82,7 +82,7 @@ def run(config, args, device, reason):
     """Begin or resume the training that the command line asks for, and report how it ended."""
     if process_rank() == 0:
         if args.fresh:
-            move_run_aside(config)
+            move_run_aside(config, args.quiet)
         elif not args.resume and checkpoint_files(config.checkpoint_folder):
             raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
         require_zeros(config)
@@ -370,7 +370,7 @@ def keep_lines(config, count):
         write_json_lines(path, read_json_lines(path)[:count])
 
 
-def move_run_aside(config):
+def move_run_aside(config, quiet):
     """Move the checkpoints and training logs of an existing run to previous_runs/<time>/."""
     logs = [config.log_folder / name for name in ("training.log", "training.jsonl", "evaluation.json", "predictions.jsonl")]
     files = [*config.checkpoint_folder.glob("*.pt"), *(path for path in logs if path.exists())]
@@ -381,7 +381,7 @@ def move_run_aside(config):
     for path in files:
         os.replace(path, aside / path.name)
     log.info("The run before was moved to %s", aside)
-    start_logging(config.log_folder)  # training.log begins anew
+    start_logging(config.log_folder, quiet)  # training.log begins anew
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main(argv=None):
         print(text)
         return None
 
-    start_logging(config.log_folder)
+    start_logging(config.log_folder, args.quiet)
     require_writable(config.folder, state_folder(config))
     log.info("%s", text)
     with exclusive_lock(config.checkpoint_folder / ".lock", f"process {os.getpid()}, which tunes") as holder:

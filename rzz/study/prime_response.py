@@ -19,7 +19,7 @@ import numpy as np
 from checkpoint_utils import latest_checkpoint, trained_model
 from config_utils import UserError, load_config, stage_parser
 from data_utils import UNIT, interval, mean_spacing, stored_zeros
-from logging_utils import run_script
+from logging_utils import run_script, start_logging
 from metrics_utils import sampled_predictions
 from riemann_siegel import smooth_zeros
 
@@ -33,6 +33,7 @@ def main():
     parser.add_argument("--figure", type=Path, help="write a figure to this PNG file")
     args = parser.parse_args()
     config = load_config(args.config, args.overrides, args.device)
+    start_logging(config.log_folder, args.quiet)
     checkpoint, path = latest_checkpoint(config.checkpoint_folder)
     if checkpoint is None or checkpoint["config"]["model"]["index_embedding"] != "primes":
         raise UserError(f"{config.checkpoint_folder} has no checkpoint of a primes model; train one first.")

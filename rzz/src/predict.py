@@ -1,0 +1,154 @@
+"""Ask the trained model for any zero: what it predicts, how sure it is, and how far off that is.
+
+    python rzz/src/predict.py 11000000                    # one zero in full; 11,000,000 and 11_000_000 are the same
+    python rzz/src/predict.py 11000000..11000009 12345678 # several, one line each
+    python rzz/src/predict.py --interactive               # asks for indexes until an empty line
+    python rzz/src/predict.py --json --file indexes.txt   # one index or range a line; --file - reads standard input
+
+A prediction is the mean of evaluation.runs texts drawn by nucleus sampling, given with their standard deviation, or with
+--greedy the text of the most probable characters. A zero's samples are the same whatever else is asked with it. With --json
+each zero is one object on a line of its own:
+
+    index, predicted, spread    predicted: null where nothing readable was written; spread: null with --greedy
+    samples                     what was drawn; null stands for a text that is no number
+    text, probabilities         the most probable text, and for each character after its ':' what was possible there:
+                                {character: probability} from the most probable one to the last of at least 0.001
+    smooth_count, mean_spacing  where a formula that knows no zero puts this one, and the distance of zeros at that height
+    true, error                 the zero cut after four decimals and predicted - true; null where it is not known
+    error_in_spacings           error / mean_spacing
+    trained_on                  whether the checkpoint was trained on this zero
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from checkpoint_utils import chosen_checkpoint, trained_model, trained_zeros
+from config_utils import UserError, load_config, row_fits, stage_parser
+from data_utils import zeros_in_memory
+from device_utils import choose_device, describe_device
+from logging_utils import log, progress_bar, run_script, start_logging
+from prediction_text import card, column_widths, table_head, table_line
+from prediction_utils import answer, predict
+
+ZEROS_AT_ONCE = 64  # predicted together, and shown as soon as they are
+LARGEST_RANGE = 1_000_000
+NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*"
+
+
+def main(argv=None):
+    parser = stage_parser(__doc__)
+    parser.add_argument("indexes", nargs="*", metavar="INDEX", help="a zero, 11000000, or a range of them, 11000000..11000009")
+    parser.add_argument("--file", metavar="PATH", help="read indexes from this file, one a line; - is standard input")
+    parser.add_argument("--interactive", action="store_true", help="ask for indexes until an empty line")
+    parser.add_argument("--greedy", action="store_true", help="the most probable characters instead of samples")
+    parser.add_argument("--no-truth", action="store_true", help="leave out the true zeros")
+    parser.add_argument("--json", action="store_true", help="one JSON object a zero, see above")
+    parser.add_argument("--checkpoint", type=Path, help="ask this file (default: the latest one of the run)")
+    args = parser.parse_args(argv)
+    indexes = asked_indexes(args)
+    config = load_config(args.config, args.overrides, args.device)
+    start_logging(config.log_folder, args.quiet)
+    device, reason = choose_device(config.runtime.device)
+    log.info("device %s: %s", describe_device(device), reason)
+    checkpoint, path = chosen_checkpoint(config, args.checkpoint)
+    model = trained_model(checkpoint, path).to(device)
+    trained = trained_zeros(checkpoint)
+    log.info("model %s", path)
+
+    show(args, config, model, trained, indexes)
+    while args.interactive and (words := ask()):
+        try:
+            show(args, config, model, trained, [index for word in words for index in parsed_indexes(word)])
+        except UserError as error:
+            print(error, file=sys.stderr)
+
+
+def ask():
+    """Return the words of the next line of standard input; none at its end."""
+    print("index (empty to end): ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().split()
+
+
+def show(args, config, model, trained, indexes):
+    """Print what is known of each of `indexes`: one in full, several as a table, or as lines of JSON."""
+    runs, top_p, seed = 0 if args.greedy else config.evaluation.runs, config.evaluation.top_p, config.evaluation.seed
+    widths = column_widths(indexes)
+    if len(indexes) > 1 and not args.json:
+        print(table_head(widths))
+    with progress_bar(len(indexes), "predicting", "zero") as bar:
+        for start in range(0, len(indexes), ZEROS_AT_ONCE):
+            for prediction in predict(model, indexes[start : start + ZEROS_AT_ONCE], runs, top_p, seed):
+                true, unknown = (None, "left out") if args.no_truth else true_value(config, prediction.index)
+                found = answer(prediction, true, trained)
+                if args.json:
+                    text = json.dumps(found)
+                elif len(indexes) > 1:
+                    text = table_line(found, widths)
+                else:
+                    text = card(found, trained, unknown)
+                tqdm.write(text)  # above the bar, if there is one
+                bar.update(1)
+
+
+def true_value(config, index):
+    """Return (the zero's value in ten-thousandths, ""), or (None, why zeros_db does not give it)."""
+    try:
+        return int(zeros_in_memory(config, index, 1).values[0]), ""
+    except UserError as error:
+        return None, f"not known: {error.__cause__ or error}"
+
+
+# ------------------------------------------------------------------------------------------------------------- indexes
+
+
+def asked_indexes(args):
+    """Return the indexes of the command line and its --file. Raises UserError for the first that cannot be asked for."""
+    indexes = [index for word in args.indexes for index in parsed_indexes(word)]
+    if args.file:
+        indexes += indexes_in_file(args.file)
+    if not indexes and not args.interactive:
+        raise UserError("Name a zero by its index: python rzz/src/predict.py 11000000, or --file PATH, or --interactive.")
+    return indexes
+
+
+def indexes_in_file(name):
+    """Return the indexes in the file `name`, one or one range a line; blank lines and what follows a # are skipped."""
+    try:
+        lines = sys.stdin.readlines() if name == "-" else Path(name).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"Cannot read {name} ({error.strerror}); give --file a file with one index a line.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not a text file; give --file a file with one index a line.") from error
+    indexes = []
+    for number, line in enumerate(lines, 1):
+        if word := line.split("#")[0].strip():
+            try:
+                indexes += parsed_indexes(word)
+            except UserError as error:
+                raise UserError(f"{'standard input' if name == '-' else name}, line {number}: {error}") from error
+    if not indexes:
+        raise UserError(f"There is no index in {'standard input' if name == '-' else name}.")
+    return indexes
+
+
+def parsed_indexes(word):
+    """Return the indexes that '11000000', '11,000,000', '11_000_000' or '11000000..11000009' stand for."""
+    match = re.fullmatch(f"({NUMBER})(?:\\.\\.({NUMBER}))?", word)
+    if not match or len(word) > 100:
+        raise UserError(f"{word[:100]!r} is not an index; write 11000000, 11,000,000 or a range, 11000000..11000009.")
+    first, last = (int(re.sub("[,_]", "", number)) for number in (match[1], match[2] or match[1]))
+    if first < 1:
+        raise UserError("There is no zero 0; the first one is zero 1.")
+    if not row_fits(last):
+        raise UserError(f"The row of zero {last:,} does not fit 32 tokens; the last one that does is zero 999,999,999,999.")
+    if not first <= last < first + LARGEST_RANGE:
+        raise UserError(f"{word} is not a range of 1 to {LARGEST_RANGE:,} zeros.")
+    return range(first, last + 1)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,111 @@
+"""What a trained model says of single zeros: samples, their mean and spread, and how sure it is of each character.
+
+    prediction = predict(model, [11_000_000], runs=10, top_p=0.9, seed=1)[0]
+    prediction.value, prediction.spread          # mean and standard deviation of the samples
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data_utils import PAD, UNIT, encode, mean_spacing, vocabulary
+from device_utils import mixed_seed
+from metrics_utils import parse_value, written_texts
+from riemann_siegel import smooth_zeros
+from transformer import on_device
+
+SHOWN = 0.001  # probability from which a character is told
+
+
+@dataclass
+class Prediction:
+    """What a model says of one zero.
+
+    samples: what it wrote by nucleus sampling, None where that is no number; empty where nothing was sampled.
+    text: 'b<i>:…e', the most probable character at each place. probabilities: float64 (characters of the text after ':',
+    vocabulary), the distribution from which each of them was taken.
+    """
+
+    index: int
+    samples: list[float | None]
+    text: str
+    probabilities: np.ndarray
+
+    @property
+    def readable(self):
+        return [sample for sample in self.samples if sample is not None]
+
+    @property
+    def value(self):
+        """The mean of the readable samples, or the number in `text` where nothing was sampled; None where there is none."""
+        if not self.samples:
+            return parse_value(self.text)
+        return float(np.mean(self.readable)) if self.readable else None
+
+    @property
+    def spread(self):
+        """The standard deviation of the readable samples; None where there are fewer than two."""
+        return float(np.std(self.readable)) if len(self.readable) > 1 else None
+
+
+def predict(model, indexes, runs, top_p, seed):
+    """Return the Prediction of each of `indexes`; runs = 0 samples nothing.
+
+    The random numbers behind a zero's samples depend on the seed and its index, so they are the same whatever else is asked.
+    """
+    context = model.config.context
+    generators = [torch.Generator().manual_seed(mixed_seed(seed, index)) for index in indexes]
+    uniforms = torch.stack([torch.rand(runs, context, generator=generator) for generator in generators])
+    sampled = written_texts(model, indexes, uniforms, top_p) if runs else [[]] * len(indexes)
+    likeliest = [texts[0] for texts in written_texts(model, indexes, torch.zeros(len(indexes), 1, context), 0.0)]
+    probabilities = character_probabilities(model, indexes, likeliest)
+    return [Prediction(index, [parse_value(text) for text in texts], text, of_text)
+            for index, texts, text, of_text in zip(indexes, sampled, likeliest, probabilities, strict=True)]  # fmt: skip
+
+
+@torch.no_grad()
+def character_probabilities(model, indexes, texts):
+    """Return for each of `texts`, 'b<i>:…', the probabilities of every character after ':', given those before it.
+
+    float64 (characters, vocabulary) each. One pass over all texts: no position sees a later one.
+    """
+    model.eval()
+    rows = np.full((len(texts), model.config.context), PAD, np.uint8)
+    for row, text in zip(rows, texts, strict=True):
+        row[: len(text)] = encode(text)
+    device = model.head.weight.device
+    features = on_device(model.position_embedding.features(rows, np.asarray(indexes, np.int64)), device)
+    probabilities = model(torch.from_numpy(rows).to(device).long(), features).cpu().double().softmax(-1).numpy()
+    return [given[text.index(":") : len(text) - 1] for given, text in zip(probabilities, texts, strict=True)]
+
+
+def answer(prediction, true, trained):
+    """Return what there is to say of one zero as a dictionary of plain types; predict.py describes its keys.
+
+    true: the zero's value in ten-thousandths, or None. trained: (first, last) index that the model was trained on.
+    """
+    smooth = float(smooth_zeros(prediction.index))
+    spacing = float(mean_spacing(smooth))
+    value, true = prediction.value, None if true is None else true / UNIT
+    error = None if value is None or true is None else value - true
+    return {
+        "index": prediction.index,
+        "predicted": value,
+        "spread": prediction.spread,
+        "samples": prediction.samples,
+        "text": prediction.text,
+        "probabilities": [likeliest_first(given) for given in prediction.probabilities],
+        "smooth_count": smooth,
+        "mean_spacing": spacing,
+        "true": true,
+        "error": error,
+        "error_in_spacings": None if error is None else error / spacing,
+        "trained_on": trained[0] <= prediction.index <= trained[1],
+    }
+
+
+def likeliest_first(probabilities):
+    """Return {character: probability} of those that are at least SHOWN, the most probable one first."""
+    order = np.argsort(-probabilities, kind="stable")
+    return {vocabulary[token]: round(float(probabilities[token]), 6) for token in order if probabilities[token] >= SHOWN}
