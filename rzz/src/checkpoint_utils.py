@@ -10,7 +10,7 @@ A file is what torch.load(path, map_location="cpu", weights_only=True) gives bac
     optimizer   state of AdamW, per parameter number
     progress    round, epoch, row, step, seconds trained, running averages of the log
     config      all settings, as in config.json
-    meta        format, torch version, device, parameter count, when it was saved
+    meta        format, versions of python and packages, device, parameter count, when it was saved
     checksum    SHA-256 of all of the above, since torch.load does not notice a flipped bit
 """
 
@@ -19,8 +19,11 @@ import datetime
 import hashlib
 import logging
 import os
+import platform
 from contextlib import contextmanager
 
+import mpmath
+import numpy as np
 import torch
 
 from config_utils import ModelConfig, UserError
@@ -61,7 +64,10 @@ def make_checkpoint(model, optimizer, progress, config, device):
         "config": config.settings,
         "meta": {
             "format": FORMAT,
+            "python": platform.python_version(),
             "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "mpmath": mpmath.__version__,
             "device": device.type,
             "parameters": parameter_count(model),
             "saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -3,9 +3,9 @@
     python rzz/src/evaluate.py                            # the latest checkpoint on the test set
     python rzz/src/evaluate.py --checkpoint PATH --set data.N=100
 
-Prints a table to standard output and writes logs/evaluation.json, and what was written for each zero to
-logs/predictions.jsonl. The test set is the first data.N zeros of interval K + 1; each is written evaluation.runs times
-by nucleus sampling with p = evaluation.top_p.
+Prints a table to standard output, writes logs/evaluation.json, and what was written for each zero to
+logs/predictions.jsonl; a finished training's model card gets the same numbers. The test set is the first data.N zeros
+of interval K + 1; each is written evaluation.runs times by nucleus sampling with p = evaluation.top_p.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from device_utils import choose_device, describe_device
 from file_utils import atomic_write
 from logging_utils import log, number, run_script, start_logging, write_json_lines
 from metrics_utils import baselines, sampled_predictions, scores
+from model_card import write_model_card
 from training_utils import build_model, cross_entropy_of, parameter_count
 
 
@@ -47,6 +48,7 @@ def main(argv=None):
 
     result = {
         "checkpoint": str(path),
+        "checksum": checkpoint["checksum"],
         "device": device.type,
         "parameters": parameter_count(model),
         "index_embedding": model_config.index_embedding,
@@ -65,6 +67,8 @@ def main(argv=None):
     with atomic_write(config.log_folder / "evaluation.json", "w") as file:
         file.write(json.dumps(result, indent=2) + "\n")
     print(table(result))
+    if path.resolve().parent == config.checkpoint_folder:
+        write_model_card(config, checkpoint)
 
 
 def check_unseen(checkpoint, config, path):

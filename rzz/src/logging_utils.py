@@ -41,7 +41,8 @@ terminal = TerminalHandler()
 def start_logging(folder, quiet=False):
     """Send the log to `folder`/rzz.log with file and line, training lines also to training.log, and all to stderr.
 
-    Of several processes only the first says what all of them could say. quiet: nothing but warnings and errors, and no progress bar, reaches stderr.
+    Of several processes only the first says what all of them could say. quiet: nothing but warnings and errors, and no
+    progress bar, reaches stderr.
     """
     terminal.setLevel(logging.WARNING if quiet else logging.INFO)
     require_writable(folder)

@@ -1,7 +1,7 @@
 """Ask the trained model for any zero: what it predicts, how sure it is, and how far off that is.
 
     python rzz/src/predict.py 11000000                    # one zero in full; 11,000,000 and 11_000_000 are the same
-    python rzz/src/predict.py 11000000..11000009 12345678 # several, one line each
+    python rzz/src/predict.py 11000000..11000009 7654321  # several, one line each
     python rzz/src/predict.py --interactive               # asks for indexes until an empty line
     python rzz/src/predict.py --json --file indexes.txt   # one index or range a line; --file - reads standard input
 

@@ -43,6 +43,8 @@ from logging_utils import (
     write_json_lines,
 )
 from metrics_utils import baselines, sampled_predictions, scores
+from model_card import NAME as MODEL_CARD
+from model_card import write_model_card
 from process_utils import agreed, process_count, process_rank, processes, shared_among_processes, wait_for_all
 from training_utils import (
     batches,
@@ -104,6 +106,8 @@ def run(config, args, device, reason):
     if not finished:
         log.info("Stopped at %s and saved. Go on with the same command and --resume.", place(progress, config))
         return 128 + (stop[0] if stop else signal.SIGTERM)
+    if process_rank() == 0:
+        write_model_card(config, latest_checkpoint(config.checkpoint_folder)[0])
     speed = zeros_trained(progress, config) / max(progress.seconds, 1e-9)
     log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: python rzz/src/evaluate.py",
              f"{zeros_trained(progress, config):,}", f"{progress.step:,}", duration(progress.seconds), f"{speed:,.0f}",
@@ -378,7 +382,7 @@ def move_run_aside(config, quiet):
         return
     aside = config.folder / "previous_runs" / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     require_writable(aside)
-    for path in files:
+    for path in [*files, *config.checkpoint_folder.glob(MODEL_CARD)]:
         os.replace(path, aside / path.name)
     log.info("The run before was moved to %s", aside)
     start_logging(config.log_folder, quiet)  # training.log begins anew

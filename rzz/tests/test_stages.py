@@ -71,7 +71,7 @@ def trained(tmp_path_factory):
 
 def test_training_leaves_last_and_round_checkpoints_logs_and_interval_files(trained):
     names = {path.name for path in (trained / "checkpoints").iterdir()}
-    assert names == {"last.pt", "last.prev.pt", "round_0.pt", "round_1.pt", "round_2.pt", ".lock"}
+    assert names == {"last.pt", "last.prev.pt", "round_0.pt", "round_1.pt", "round_2.pt", "model_card.md", ".lock"}
     assert {path.name for path in (trained / "logs").iterdir()} == {"rzz.log", "training.log", "training.jsonl"}
     data = {path.name for path in (trained / "data").iterdir()}
     assert {"zeros_1_299.npy", "zeros_300_300.npy", "zeros_600_300.npy", "zeros_900_300.npy"} <= data

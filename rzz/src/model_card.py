@@ -1,0 +1,137 @@
+"""checkpoints/model_card.md: what a finished training is, for whoever finds its checkpoint.
+
+    write_model_card(config, checkpoint)
+
+Every number in it comes from the checkpoint and, once evaluate.py has measured this very checkpoint, from logs/evaluation.json.
+"""
+
+import json
+
+from checkpoint_utils import trained_zeros
+from config_utils import ModelConfig, settings_text
+from file_utils import atomic_write
+from logging_utils import duration
+
+NAME = "model_card.md"
+CARD = """\
+# Model card: zeros of the Riemann zeta function
+
+A decoder-only transformer of {parameters:,} parameters, trained by rzz. Given the index i of a zero as `b<i>:`, it writes the
+imaginary part of the i-th non-trivial zero, cut after four decimals, character by character: `b10:49.7738e`.
+
+- Checkpoint: `round_{round}.pt`, and `last.pt` as long as training has not gone on. Any device can read them.
+- Model: d_model {model.d_model}, {model.num_layers} layers, {model.num_heads} heads with d_k {d_k} and d_v {d_v}, d_ff {d_ff},
+  dropout {model.dropout:g}; 16 characters, context of 32.
+- What it is told about the index (`{model.index_embedding}`): {told}.
+- Training: {step:,} steps of {batch_size} zeros in {time} on {device}; saved {saved}.
+
+## Data
+
+Zeros {first:,} … {last:,} in index order: {rounds} round(s) of {interval_size:,}, {epochs} pass(es) over each. They come from
+{source}. The validation sample of a round is {percent:g} % of the interval after it.
+
+## Metrics
+
+Last validation sample: {loss:.4f} nats per token, {nats_per_zero:.3f} nats per zero. Written once by nucleus sampling, at most
+{mse_zeros} zeros of it: readable {readable}, MSE {mse}.
+
+{test}
+
+## Limits
+
+- It was trained on indexes of {digits} digits and tested on the zeros named above, if any. Farther away, and for shorter or longer
+  indexes, nothing has been measured.
+- What it writes is a guess and proves nothing. Samples differ, some may be no number at all, and one wrong leading digit is a large
+  error. `rzz/src/zeros_db.py` computes zeros with proof.
+- {prior}
+
+## Reproduction
+
+Trained with {versions}. Save the settings below as `config.json` in an empty folder and run, in the folder of rzz,
+
+```
+python rzz/src/train.py --config FOLDER/config.json --resume
+python rzz/src/evaluate.py --config FOLDER/config.json
+```
+
+```json
+{settings}```
+"""
+TOLD = {
+    "digits": "nothing but its digits",
+    "place": "its digits and the place value of each",
+    "smooth": "its digits, and where the smooth count puts the zero",
+    "primes": "its digits, where the smooth count puts the zero, and the phases of the primes up to {max_prime} at that height",
+}
+PRIOR = {
+    "digits": "It was told no formula, so all that it knows of the zeros comes from the training.",
+    "smooth": "It did not find the trend of the zeros by itself: the smooth count (the Riemann–von Mangoldt formula solved for the "
+              "zero) is computed and told to it. What it adds has to be judged against that line of the table.",
+}  # fmt: skip
+PRIOR |= {"place": PRIOR["digits"], "primes": PRIOR["smooth"]}
+MEASURES = {"mse": "MSE", "rmse": "RMSE", "median_absolute_error": "median error", "median_error_in_spacings": "in mean spacings",
+            "readable": "readable", "nats_per_zero": "nats/zero", "nats_per_token": "nats/token"}  # fmt: skip
+
+
+def write_model_card(config, checkpoint):
+    """Write the card of a checkpoint of the run, with the test set where that has been measured.
+
+    Nothing is written where the checkpoint is not the end of the training that its settings describe.
+    """
+    if not is_complete(checkpoint):
+        return
+    path = config.log_folder / "evaluation.json"
+    evaluation = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    of_this = evaluation.get("checksum") == checkpoint["checksum"]
+    with atomic_write(config.checkpoint_folder / NAME, "w") as file:
+        file.write(card_text(checkpoint, evaluation if of_this else None))
+
+
+def is_complete(checkpoint):
+    progress, settings = checkpoint["progress"], checkpoint["config"]
+    return progress["round"] >= settings["data"]["K"] and progress["epoch"] >= settings["training"]["epochs"]
+
+
+def card_text(checkpoint, evaluation):
+    """Return the card. evaluation: what logs/evaluation.json holds of this checkpoint, or None."""
+    settings, progress, meta = checkpoint["config"], checkpoint["progress"], checkpoint["meta"]
+    data, training, validation = settings["data"], settings["training"], progress["validation"]
+    model = ModelConfig(**settings["model"])
+    d_k, d_v, d_ff = model.head_sizes()
+    first, last = trained_zeros(checkpoint)
+    shortest, longest = len(str(first)), len(str(last))
+    shown = {section: values for section, values in settings.items() if section != "tuning"}
+    return CARD.format(
+        parameters=meta["parameters"], round=progress["round"], model=model, d_k=d_k, d_v=d_v, d_ff=d_ff,
+        told=TOLD[model.index_embedding].format(max_prime=model.max_prime),
+        step=progress["step"], batch_size=training["batch_size"], time=duration(progress["seconds"]), device=meta["device"],
+        saved=meta["saved"],
+        first=first, last=last, rounds=data["K"] - data["first_round"] + 1, interval_size=data["interval_size"],
+        epochs=training["epochs"], percent=100 * data["validation_fraction"],
+        source=f"Platt's tables in `{data['platt_tables']}`" if data["platt_tables"] else "`rzz/src/zeros_db.py`",
+        loss=validation["loss"], nats_per_zero=validation["nats_per_zero"], mse_zeros=training["mse_zeros"],
+        readable=number(validation["readable_validation"]), mse=number(validation["mse_validation"]),
+        test=measured(evaluation), digits=shortest if shortest == longest else f"{shortest} to {longest}",
+        prior=PRIOR[model.index_embedding],
+        versions=", ".join(f"{name} {meta[name]}" for name in ("python", "torch", "numpy", "mpmath") if name in meta),
+        settings=settings_text(shown),
+    )  # fmt: skip
+
+
+def measured(evaluation):
+    """The test set's measures and baselines as a table in Markdown."""
+    if evaluation is None:
+        return "The test set has not been measured: `evaluate.py` adds it here, beside the baselines."
+    rows = {f"model, {evaluation['runs']} sampled runs": evaluation,
+            "model, mean of the runs": {"mse": evaluation["mse_of_mean_prediction"]},
+            "untrained model": evaluation["untrained"], **evaluation["baselines"]}  # fmt: skip
+    lines = [f"Test set: zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, nucleus sampling with p = "
+             f"{evaluation['top_p']:g}. Errors are over what was readable.", "",
+             "| | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]  # fmt: skip
+    for name, measures in rows.items():
+        lines.append(f"| {name} | " + " | ".join(number(measures.get(key)) for key in MEASURES) + " |")
+    return "\n".join(lines)
+
+
+def number(value):
+    return "–" if value is None else f"{value:.4g}"

@@ -1,0 +1,91 @@
+"""The habits of a command line: help with examples, results apart from the rest, quiet, plain text in a pipe, exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import SMALL_RUN, SRC, write_config
+
+STAGES = ("tune_hyper_parameters.py", "train.py", "evaluate.py", "predict.py")
+SCRIPTS = sorted(path.name for path in SRC.glob("*.py") if '\nif __name__ == "__main__":' in path.read_text())
+ASKED = {"predict.py": ["10", "905"], "train.py": ["--resume"]}
+
+
+def call(script, *arguments, **variables):
+    return subprocess.run([sys.executable, str(SRC / script), *arguments], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, **variables})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """What the pipeline prints, stage after stage, as usual and with --quiet in a folder of its own."""
+    found = {}
+    for quiet in (False, True):
+        config = write_config(tmp_path_factory.mktemp("quiet" if quiet else "usual"), SMALL_RUN)
+        for script in STAGES:
+            arguments = ["--config", str(config), *ASKED.get(script, []), *["--quiet"] * quiet]
+            found[script, quiet] = call(script, *arguments)
+        found["folder", quiet] = config.parent
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_an_example(script):
+    shown = call(script, "--help")
+    assert shown.returncode == 0 and shown.stderr == ""
+    assert f"    python rzz/src/{script}" in shown.stdout
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_results_go_to_standard_output_and_all_else_to_standard_error(outputs, script):
+    usual = outputs[script, False]
+    assert usual.returncode == 0, usual.stderr
+    assert "device cpu" in usual.stderr and "device cpu" not in usual.stdout
+    assert (usual.stdout == "") == (script == "train.py")  # its result is a checkpoint
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_quiet_leaves_the_results_and_nothing_else(outputs, script):
+    quiet, usual = outputs[script, True], outputs[script, False]
+    assert quiet.returncode == 0 and quiet.stderr == ""
+    assert quiet.stdout == usual.stdout
+
+
+def test_quiet_changes_nothing_in_the_logs(outputs):
+    for name in ("rzz.log", "training.log"):
+        quiet, usual = ((outputs["folder", quiet] / "logs" / name).read_text().splitlines() for quiet in (True, False))
+        assert len(quiet) == len(usual) > 5
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_nothing_but_plain_text_reaches_a_pipe(outputs, script):
+    text = outputs[script, False].stdout + outputs[script, False].stderr
+    assert not {"\x1b", "\r", "\b"} & set(text)
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_quiet_still_says_what_is_wrong(tmp_path, script):
+    config = write_config(tmp_path, SMALL_RUN)
+    failed = call(script, "--config", str(config), *ASKED.get(script, []), "--quiet", "--set", "data.K=-1")
+    assert failed.returncode == 2 and failed.stdout == ""
+    assert "data.K is -1" in failed.stderr and len(failed.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", ("evaluate.py", "predict.py"))
+def test_results_can_be_shown_where_only_ascii_can(outputs, script):
+    config = outputs["folder", False] / "config.json"
+    shown = call(script, "--config", str(config), *ASKED.get(script, []), PYTHONIOENCODING="ascii")
+    assert shown.returncode == 0 and shown.stdout.isascii() and "905" in shown.stdout
+
+
+def test_ctrl_c_at_the_prompt_of_predict_ends_it_with_130(outputs):
+    command = [sys.executable, str(SRC / "predict.py"), "--config", str(outputs["folder", False] / "config.json"), "--interactive"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = ""
+    while not said.endswith("end): "):
+        said += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and output == "" and "Traceback" not in errors
