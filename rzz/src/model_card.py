@@ -10,7 +10,7 @@ import json
 from checkpoint_utils import trained_zeros
 from config_utils import ModelConfig, settings_text
 from file_utils import atomic_write
-from logging_utils import duration
+from logging_utils import duration, number
 
 NAME = "model_card.md"
 CARD = """\
@@ -131,7 +131,3 @@ def measured(evaluation):
     for name, measures in rows.items():
         lines.append(f"| {name} | " + " | ".join(number(measures.get(key)) for key in MEASURES) + " |")
     return "\n".join(lines)
-
-
-def number(value):
-    return "–" if value is None else f"{value:.4g}"
