@@ -296,7 +296,7 @@ def stored_zeros(config, first, count):
     A file that is short, damaged, altered, or far from the smooth count is named in the log, moved aside, and made again.
     """
     require_writable(config.data_folder)
-    path = config.data_folder / f"zeros_{first}_{count}.npy"
+    path = interval_file(config, first, count)
     values = None
     if path.exists():
         try:
@@ -314,6 +314,15 @@ def stored_zeros(config, first, count):
     return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values)
 
 
+def interval_file(config, first, count):
+    return config.data_folder / f"zeros_{first}_{count}.npy"
+
+
+def missing_zeros(config, intervals):
+    """Number of zeros in those of `intervals`, pairs (first, count), that have no file in data/ yet."""
+    return sum(count for first, count in intervals if not interval_file(config, first, count).exists())
+
+
 def fetch_ahead(config, t):
     """Begin to make the file of interval t, if it is missing and large, in a process of its own beside the training.
 
@@ -321,7 +330,7 @@ def fetch_ahead(config, t):
     wrong there is met again, and said, when the interval is needed.
     """
     first, count = interval(config, t)
-    if count >= FETCH_AHEAD and not (config.data_folder / f"zeros_{first}_{count}.npy").exists():
+    if count >= FETCH_AHEAD and not interval_file(config, first, count).exists():
         multiprocessing.get_context("spawn").Process(target=fetch_silently, args=(config, first, count), daemon=True).start()
 
 

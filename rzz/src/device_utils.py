@@ -11,6 +11,7 @@ import functools
 import gc
 import os
 import platform
+import resource
 import subprocess
 from typing import NamedTuple
 
@@ -186,6 +187,18 @@ def free_memory(device):
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def memory(device):
+    """Return (bytes used at most so far, bytes in all) of the device's memory; (None, None) where it does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory(), torch.mps.recommended_max_memory()
+    if device.type == "xla":
+        return None, None
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    return used, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def to_cpu(value):

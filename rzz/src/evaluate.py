@@ -2,6 +2,7 @@
 
     python rzz/src/evaluate.py                            # the latest checkpoint on the test set
     python rzz/src/evaluate.py --checkpoint PATH --set data.N=100
+    python rzz/src/evaluate.py --check                    # what it would meet and how long it would take; writes nothing
 
 Prints a table to standard output, writes logs/evaluation.json, and what was written for each zero to
 logs/predictions.jsonl; a finished training's model card gets the same numbers. The test set is the first data.N zeros
@@ -13,12 +14,13 @@ import json
 import math
 from pathlib import Path
 
+from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
 from checkpoint_utils import chosen_checkpoint, trained_model, trained_up_to
 from config_utils import ModelConfig, UserError, load_config, stage_parser
 from data_utils import UNIT, interval, test_zeros, training_zeros
 from device_utils import choose_device, describe_device
 from file_utils import atomic_write
-from logging_utils import log, number, run_script, start_logging, write_json_lines
+from logging_utils import duration, log, number, run_script, start_logging, write_json_lines
 from metrics_utils import baselines, sampled_predictions, scores
 from model_card import write_model_card
 from training_utils import build_model, cross_entropy_of, parameter_count
@@ -27,8 +29,11 @@ from training_utils import build_model, cross_entropy_of, parameter_count
 def main(argv=None):
     parser = stage_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, help="evaluate this file (default: the latest one of the run)")
+    parser.add_argument("--check", action="store_true", help="forecast from a few zeros in memory, and write nothing")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
+    if args.check:
+        return check(config, args)
     start_logging(config.log_folder, args.quiet)
     device, reason = choose_device(config.runtime.device)
     log.info("device %s: %s", describe_device(device), reason)
@@ -69,6 +74,27 @@ def main(argv=None):
     print(table(result))
     if path.resolve().parent == config.checkpoint_folder:
         write_model_card(config, checkpoint)
+
+
+def check(config, args):
+    """Print what the evaluation would meet and how long it would take, from a few zeros in memory."""
+    device, reason = choose_device(config.runtime.device)
+    checkpoint, path = chosen_checkpoint(config, args.checkpoint)
+    check_unseen(checkpoint, config, path)
+    model = trained_model(checkpoint, path).to(device)
+    first = interval(config, config.data.K + 1)[0]
+    intervals = [(first, config.data.N), interval(config, config.data.K)]  # the second one for the baselines
+    disk = disk_text(config, intervals)
+    zeros, seconds_each = sample_zeros(config, *intervals[1])
+    zeros, options = zeros.part(slice(0, 64)), config.evaluation
+    seconds = seconds_of(lambda: sampled_predictions(model, zeros, options.runs, options.top_p, options.seed), device)
+    report(device, reason, {
+        "disk": disk,
+        "zeros": zeros_text(config, intervals, seconds_each),
+        "checkpoint": f"{path}, trained on zeros up to {trained_up_to(checkpoint):,}",
+        "one step": f"{len(zeros)} zeros × {options.runs} runs in {1000 * seconds:.0f} ms",
+        "forecast": f"{duration(config.data.N / len(zeros) * seconds)} for {config.data.N:,} zeros",
+    })  # fmt: skip
 
 
 def check_unseen(checkpoint, config, path):

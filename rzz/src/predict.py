@@ -4,6 +4,7 @@
     python rzz/src/predict.py 11000000..11000009 7654321  # several, one line each
     python rzz/src/predict.py --interactive               # asks for indexes until an empty line
     python rzz/src/predict.py --json --file indexes.txt   # one index or range a line; --file - reads standard input
+    python rzz/src/predict.py --check                     # what it would meet; writes nothing
 
 A prediction is the mean of evaluation.runs texts drawn by nucleus sampling, given with their standard deviation, or with
 --greedy the text of the most probable characters. A zero's samples are the same whatever else is asked with it. With --json
@@ -26,11 +27,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from check_utils import report, seconds_of
 from checkpoint_utils import chosen_checkpoint, trained_model, trained_zeros
 from config_utils import UserError, load_config, row_fits, stage_parser
 from data_utils import zeros_in_memory
 from device_utils import choose_device, describe_device
-from logging_utils import log, progress_bar, run_script, start_logging
+from logging_utils import duration, log, progress_bar, run_script, start_logging
 from prediction_text import card, column_widths, table_head, table_line
 from prediction_utils import answer, predict
 
@@ -48,9 +50,12 @@ def main(argv=None):
     parser.add_argument("--no-truth", action="store_true", help="leave out the true zeros")
     parser.add_argument("--json", action="store_true", help="one JSON object a zero, see above")
     parser.add_argument("--checkpoint", type=Path, help="ask this file (default: the latest one of the run)")
+    parser.add_argument("--check", action="store_true", help="look whether all is there and how fast it is, and write nothing")
     args = parser.parse_args(argv)
     indexes = asked_indexes(args)
     config = load_config(args.config, args.overrides, args.device)
+    if args.check:
+        return check(config, args, indexes)
     start_logging(config.log_folder, args.quiet)
     device, reason = choose_device(config.runtime.device)
     log.info("device %s: %s", describe_device(device), reason)
@@ -67,6 +72,21 @@ def main(argv=None):
             print(error, file=sys.stderr)
 
 
+def check(config, args, indexes):
+    """Print what there is to answer with and how long an answer takes, from one zero."""
+    device, reason = choose_device(config.runtime.device)
+    checkpoint, path = chosen_checkpoint(config, args.checkpoint)
+    model = trained_model(checkpoint, path).to(device)
+    first, last = trained_zeros(checkpoint)
+    runs, top_p, seed = sampling(args, config)
+    seconds = seconds_of(lambda: predict(model, [last + 1], runs, top_p, seed), device)
+    report(device, reason, {
+        "checkpoint": f"{path}, trained on zeros {first:,} … {last:,}",
+        "one step": f"one zero in {1000 * seconds:.0f} ms",
+        "forecast": f"{duration(len(indexes) * seconds)} for {len(indexes):,} zeros one by one, without the true ones",
+    })  # fmt: skip
+
+
 def ask():
     """Return the words of the next line of standard input; none at its end."""
     print("index (empty to end): ", end="", file=sys.stderr, flush=True)
@@ -75,7 +95,7 @@ def ask():
 
 def show(args, config, model, trained, indexes):
     """Print what is known of each of `indexes`: one in full, several as a table, or as lines of JSON."""
-    runs, top_p, seed = 0 if args.greedy else config.evaluation.runs, config.evaluation.top_p, config.evaluation.seed
+    runs, top_p, seed = sampling(args, config)
     widths = column_widths(indexes)
     if len(indexes) > 1 and not args.json:
         print(table_head(widths))
@@ -94,6 +114,11 @@ def show(args, config, model, trained, indexes):
                 bar.update(1)
 
 
+def sampling(args, config):
+    """Return (runs, top_p, seed); no run where only the most probable text is asked for."""
+    return 0 if args.greedy else config.evaluation.runs, config.evaluation.top_p, config.evaluation.seed
+
+
 def true_value(config, index):
     """Return (the zero's value in ten-thousandths, ""), or (None, why zeros_db does not give it)."""
     try:
@@ -110,7 +135,7 @@ def asked_indexes(args):
     indexes = [index for word in args.indexes for index in parsed_indexes(word)]
     if args.file:
         indexes += indexes_in_file(args.file)
-    if not indexes and not args.interactive:
+    if not indexes and not args.interactive and not args.check:
         raise UserError("Name a zero by its index: python rzz/src/predict.py 11000000, or --file PATH, or --interactive.")
     return indexes
 

@@ -2,6 +2,7 @@
 
     python rzz/src/train.py --resume                     # begin, or go on where it stopped: the command to type
     python rzz/src/train.py --fresh                      # move an existing run aside and begin anew
+    python rzz/src/train.py --resume --check             # what it would meet and how long it would take; writes nothing
     python rzz/src/train.py --resume --set data.K=3      # with a setting changed for this command
 
 Round t trains on interval t, training.epochs passes of it, and looks at 1% of interval t + 1 as it goes. Ctrl-C or
@@ -10,6 +11,7 @@ SIGTERM finishes the step, saves checkpoints/last.pt and stops. Settings are in 
 
 import datetime
 import math
+import operator
 import os
 import platform
 import signal
@@ -17,8 +19,10 @@ import time
 
 import torch
 
+from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
 from checkpoint_utils import (
     LAST,
+    PREVIOUS,
     Progress,
     checkpoint_files,
     latest_checkpoint,
@@ -65,8 +69,11 @@ def main(argv=None):
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--resume", action="store_true", help="go on from the latest checkpoint, or begin where there is none")
     ways.add_argument("--fresh", action="store_true", help="move an existing run to previous_runs/ and begin anew")
+    parser.add_argument("--check", action="store_true", help="forecast from a few steps in memory, and write nothing")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
+    if args.check:
+        return check(config, args)
     with processes():
         start_logging(config.log_folder, args.quiet)
         require_writable(config.checkpoint_folder)
@@ -83,19 +90,13 @@ def main(argv=None):
 def run(config, args, device, reason):
     """Begin or resume the training that the command line asks for, and report how it ended."""
     if process_rank() == 0:
+        refuse_to_overwrite(config, args)
         if args.fresh:
             move_run_aside(config, args.quiet)
-        elif not args.resume and checkpoint_files(config.checkpoint_folder):
-            raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
         require_zeros(config)
     wait_for_all()
-    model = build_model(config.model, config.training.seed).to(device)
-    optimizer = make_optimizer(model, config.training)
-    progress = Progress(round=config.data.first_round)
-    checkpoint, path = latest_checkpoint(config.checkpoint_folder)
-    if checkpoint is not None:
-        check_fits(checkpoint, config, path)
-        progress = restore(checkpoint, model, optimizer, path)
+    model, optimizer, progress, path = begin(config, args, device)
+    if path:
         log.info("Resumed %s at %s", path, place(progress, config))
     if process_rank() == 0:
         keep_lines(config, progress.log_lines)
@@ -112,6 +113,50 @@ def run(config, args, device, reason):
     log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: python rzz/src/evaluate.py",
              f"{zeros_trained(progress, config):,}", f"{progress.step:,}", duration(progress.seconds), f"{speed:,.0f}",
              cost(progress, config))  # fmt: skip
+
+
+def refuse_to_overwrite(config, args):
+    """Raise UserError where there is a run and the command line does not say what to do with it."""
+    if not args.resume and not args.fresh and checkpoint_files(config.checkpoint_folder):
+        raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
+
+
+def begin(config, args, device):
+    """Return (model, optimizer, progress, path of the checkpoint that they were read from, None at the beginning)."""
+    model = build_model(config.model, config.training.seed).to(device)
+    optimizer = make_optimizer(model, config.training)
+    checkpoint, path = (None, None) if args.fresh else latest_checkpoint(config.checkpoint_folder)
+    if checkpoint is None:
+        return model, optimizer, Progress(round=config.data.first_round), None
+    check_fits(checkpoint, config, path)
+    return model, optimizer, restore(checkpoint, model, optimizer, path), path
+
+
+def check(config, args):
+    """Print what the training would meet and how long it would take, from a few steps on real zeros in memory."""
+    device, reason = choose_device(config.runtime.device)
+    refuse_to_overwrite(config, args)
+    require_zeros(config)
+    model, optimizer, progress, path = begin(config, args, device)
+    intervals = [interval(config, t) for t in range(progress.round, config.data.K + 2)]
+    files = {LAST, PREVIOUS, *(f"round_{t}.pt" for t in range(progress.round, config.data.K + 1))}
+    new = 1 + sum(not (config.checkpoint_folder / name).exists() for name in files)  # and one while it is written
+    disk = disk_text(config, intervals, parameter_count(model), new)
+
+    zeros, seconds_each = sample_zeros(config, *intervals[0])
+    batch = next(batches(model, zeros, config.training.batch_size))
+    trained = compiled(model, device, config.training.compile)
+    rate = learning_rate_at(progress.step, steps_in_run(config), config.training)
+    losses = []
+    seconds = seconds_of(lambda: losses.append(step_within_memory(config, trained, optimizer, batch, rate, progress, 1)[0]), device)
+    steps = steps_left(progress, config)
+    report(device, reason, {
+        "disk": disk,
+        "zeros": zeros_text(config, intervals, seconds_each),
+        "checkpoint": f"goes on from {path} at {place(progress, config)}" if path else f"begins at {place(progress, config)}",
+        "one step": f"{config.training.batch_size} zeros in {1000 * seconds:.0f} ms, loss {losses[0].item():.4f}",
+        "forecast": f"{duration(steps * seconds)} for {steps:,} steps, without validation and the zeros",
+    })  # fmt: skip
 
 
 def train(config, model, optimizer, progress, device, stop):
@@ -340,10 +385,14 @@ def cost(progress, config):
 
 
 def steps_in_run(config):
-    return sum(
-        math.ceil(interval(config, t)[1] / config.training.batch_size) * config.training.epochs
-        for t in range(config.data.first_round, config.data.K + 1)
-    )
+    return steps_left(Progress(round=config.data.first_round), config)
+
+
+def steps_left(progress, config):
+    """Updates from where the training stands to its end."""
+    epochs = [config.training.epochs - progress.epoch] + [config.training.epochs] * (config.data.K - progress.round)
+    each = [math.ceil(interval(config, t)[1] / config.training.batch_size) for t in range(progress.round, config.data.K + 1)]
+    return max(0, sum(map(operator.mul, epochs, each)) - math.ceil(progress.row / config.training.batch_size))
 
 
 def zeros_in_run(config):

@@ -14,9 +14,11 @@ point, and what stands there is not trained again.
 """
 
 import dataclasses
+import math
 import os
 import shutil
 
+from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
 from config_utils import GRID_AXES, UserError, load_config, require_writable, split_override, stage_parser, write_back
 from data_utils import first_zeros
 from device_utils import choose_device
@@ -24,6 +26,7 @@ from file_utils import exclusive_lock
 from host_utils import measured_host
 from logging_utils import duration, log, run_script, start_logging, stop_requests
 from resource_utils import training_hours
+from training_utils import batches, build_model, make_optimizer, training_step
 from tuning_display import SearchProgress, axis_table, description, ranking_table
 from tuning_utils import Ledger, beaten, better_part, grid_of, ranking, rungs_of, same_batch_size
 from tuning_workers import drop_states, finished, state_folder, tasks_of, tuning_device, worker_pool
@@ -32,6 +35,7 @@ from tuning_workers import drop_states, finished, state_folder, tasks_of, tuning
 def main(argv=None):
     parser = stage_parser(__doc__)
     parser.add_argument("--dry-run", action="store_true", help="count the grid and forecast the hours, train and write nothing")
+    parser.add_argument("--check", action="store_true", help="the same, and time a few steps in memory")
     parser.add_argument("--measure-host", action="store_true", help="measure this machine and make it tuning.host of config.json")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
@@ -42,9 +46,9 @@ def main(argv=None):
     device, reason = tuning_device(chosen)
     grid = grid_of(config)
     text = description(config, grid, device, reason)
-    if args.dry_run:
+    if args.dry_run or args.check:
         print(text)
-        return None
+        return check(config, device, reason) if args.check else None
 
     start_logging(config.log_folder, args.quiet)
     require_writable(config.folder, state_folder(config))
@@ -56,6 +60,22 @@ def main(argv=None):
             write_back(config.path, {"tuning": {"host": dataclasses.asdict(host)}})
             log.info("Written to %s: tuning.host; the file before is config.previous.json", config.path)
         return tune(config, grid, device, args.overrides)
+
+
+def check(config, device, reason):
+    """Print what the search would meet, and how long an epoch takes with the model of the settings, from a few steps in memory."""
+    disk = disk_text(config, [(1, config.tuning.zeros)])
+    zeros, seconds_each = sample_zeros(config, 1, config.tuning.zeros)
+    training, model = config.training, build_model(config.model, config.training.seed).to(device)
+    optimizer, batch = make_optimizer(model, training), next(batches(model, zeros, training.batch_size))
+    seconds = seconds_of(lambda: training_step(model, optimizer, batch, 0.0, training.gradient_clip, (training.seed, 0)), device)
+    steps = math.ceil(0.9 * config.tuning.zeros / training.batch_size)
+    report(device, reason, {
+        "disk": disk,
+        "zeros": zeros_text(config, [(1, config.tuning.zeros)], seconds_each),
+        "one step": f"{training.batch_size} zeros in {1000 * seconds:.0f} ms with the model of the settings, alone",
+        "forecast": f"{duration(steps * seconds)} for an epoch of {steps:,} such steps; for the search see above",
+    })  # fmt: skip
 
 
 def tune(config, grid, device, overrides):
