@@ -80,11 +80,10 @@ def check(config, args, indexes):
     first, last = trained_zeros(checkpoint)
     runs, top_p, seed = sampling(args, config)
     seconds = seconds_of(lambda: predict(model, [last + 1], runs, top_p, seed), device)
-    report(device, reason, {
-        "checkpoint": f"{path}, trained on zeros {first:,} … {last:,}",
-        "one step": f"one zero in {1000 * seconds:.0f} ms",
-        "forecast": f"{duration(len(indexes) * seconds)} for {len(indexes):,} zeros one by one, without the true ones",
-    })  # fmt: skip
+    facts = {"checkpoint": f"{path}, trained on zeros {first:,} … {last:,}", "one step": f"one zero in {1000 * seconds:.0f} ms"}
+    if indexes:
+        facts["forecast"] = f"at most {duration(len(indexes) * seconds)} for {len(indexes):,} zeros, without the true ones"
+    report(device, reason, facts)
 
 
 def ask():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in demo/run.sh; the commands that the tests start inherit it
+torch.set_num_threads(1)  # for the tests themselves: torch has looked at the variable already
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 sys.path.insert(0, str(SRC))
