@@ -315,6 +315,7 @@ def stored_zeros(config, first, count):
 
 
 def interval_file(config, first, count):
+    """The path of the file of these zeros, whether it is there or not."""
     return config.data_folder / f"zeros_{first}_{count}.npy"
 
 

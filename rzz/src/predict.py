@@ -12,7 +12,7 @@ each zero is one object on a line of its own:
 
     index, predicted, spread    predicted: null where nothing readable was written; spread: null with --greedy
     samples                     what was drawn; null stands for a text that is no number
-    text, probabilities         the most probable text, and for each character after its ':' what was possible there:
+    text, probabilities         the most probable characters, and for each of them after the ':' what was possible there:
                                 {character: probability} from the most probable one to the last of at least 0.001
     smooth_count, mean_spacing  where a formula that knows no zero puts this one, and the distance of zeros at that height
     true, error                 the zero cut after four decimals and predicted - true; null where it is not known
@@ -114,7 +114,7 @@ def show(args, config, model, trained, indexes):
 
 
 def sampling(args, config):
-    """Return (runs, top_p, seed); no run where only the most probable text is asked for."""
+    """Return (runs, top_p, seed); no run where only the most probable characters are asked for."""
     return 0 if args.greedy else config.evaluation.runs, config.evaluation.top_p, config.evaluation.seed
 
 

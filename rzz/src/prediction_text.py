@@ -25,17 +25,18 @@ def card(answer, trained, unknown):
     lines = [f"zero {answer['index']:,} {training_text(answer['index'], trained)}", ""]
     rows = [prediction_row(answer), ("true", answer["true"], unknown)]
     if answer["error"] is not None:
-        rows.append(("error", answer["error"], f"{answer['error_in_spacings']:+.3f} mean spacings of {answer['mean_spacing']:.4f}"))
+        in_spacings = f"{answer['error_in_spacings']:+.3f} mean spacings of {answer['mean_spacing']:.4f}"
+        rows.append(("error", answer["error"], in_spacings))
     offset = ""
     if answer["true"] is not None:
         offset = f"{(answer['smooth_count'] - answer['true']) / answer['mean_spacing']:+.3f} mean spacings from the true zero"
     rows.append(("smooth count", answer["smooth_count"], offset))
-    width = max(len(fixed(number)) for _, number, _ in rows)
-    for name, number, note in rows:
-        lines += indented(f"  {name:<12}  {fixed(number):>{width}}  ", note)
+    cells = [fixed(number, "+" if name == "error" else "") for name, number, _ in rows]
+    for (name, _, note), cell in zip(rows, cells, strict=True):
+        lines += indented(f"  {name:<12}  {cell:>{max(map(len, cells))}}  ", note)
     if readable := [sample for sample in answer["samples"] if sample is not None]:
         lines += ["", *indented("  samples  ", "  ".join(map(fixed, sorted(readable))))]
-    lines += ["", f"  The most probable text is {answer['text']}, with", "", *probability_lines(answer)]
+    lines += ["", f"  The most probable characters give {answer['text']}", "", *probability_lines(answer)]
     return printable("\n".join(lines))
 
 
@@ -44,7 +45,7 @@ def prediction_row(answer):
     samples, spread = answer["samples"], answer["spread"]
     readable = len(samples) - samples.count(None)
     if not samples:
-        note = "the most probable text"
+        note = "from the most probable characters"
     elif spread is None:
         note = f"{readable or 'none'} of {len(samples)} samples is a number"
     else:
@@ -104,13 +105,14 @@ def table_head(widths):
 
 def table_line(answer, widths):
     in_spacings = "–" if answer["error_in_spacings"] is None else f"{answer['error_in_spacings']:+.3f}"
-    numbers = (fixed(answer[name]) for name in ("predicted", "spread", "true", "error"))
-    cells = (f"{answer['index']:,}", *numbers, in_spacings, "yes" if answer["trained_on"] else "no")
+    numbers = [fixed(answer[name]) for name in ("predicted", "spread", "true")]
+    error = fixed(answer["error"], "+")
+    cells = (f"{answer['index']:,}", *numbers, error, in_spacings, "yes" if answer["trained_on"] else "no")
     return printable("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
 
 
-def fixed(number):
-    return "–" if number is None else f"{number:.4f}"
+def fixed(number, sign=""):
+    return "–" if number is None else f"{number:{sign}.4f}"
 
 
 def indented(start, text):

@@ -168,4 +168,4 @@ def test_a_full_disk_is_said_and_training_goes_on(config, monkeypatch):
     text = (config.parent / "logs" / "rzz.log").read_text()
     assert "Could not save last.pt (No space left on device)" in text
     names = {path.name for path in (config.parent / "checkpoints").iterdir()}
-    assert names == {"last.pt", "last.prev.pt", "round_0.pt", ".lock"}
+    assert names == {"last.pt", "last.prev.pt", "round_0.pt", "model_card.md", ".lock"}
