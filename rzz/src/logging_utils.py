@@ -69,7 +69,8 @@ def run_script(main):
     0 on success, 2 with one line for a UserError or a disk that is full or not writable, 130 on Ctrl-C. Any other
     exception is a bug: its traceback goes to logs/rzz.log and to standard error, exit code 1.
     """
-    sys.stdout.reconfigure(errors="replace")  # a terminal that knows no … shows a ? instead
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has not
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no … shows a ? instead
     try:
         code = main() or 0
     except UserError as error:
