@@ -25,7 +25,7 @@ def main(argv=None):
     folder = config.log_folder
     if not any((folder / name).exists() for name in LOGS):
         raise UserError(f"There are no logs in {folder} to report on; begin with: python rzz/src/tune_hyper_parameters.py")
-    start_logging(folder)
+    start_logging(folder, args.quiet)
     tuning = [line for line in read_json_lines(folder / "tuning.jsonl") if "kind" in line]  # lines of older versions have none
     training = whole_rounds(read_json_lines(folder / "training.jsonl"))
     evaluation = read_evaluation(folder / "evaluation.json")
