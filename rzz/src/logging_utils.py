@@ -107,7 +107,8 @@ def raise_as_bug():
 def progress_bar(total, description, unit, initial=0, form=None):
     """A tqdm bar on standard error with rate and time left, or in the `form` given.
 
-    Nothing under --quiet, nor where that is not a terminal: the lines of the log stand in its place there, so that a log file does not fill with half-drawn bars.
+    Nothing under --quiet, nor where that is not a terminal: the lines of the log stand in its place there, so that a log
+    file does not fill with half-drawn bars.
     """
     off = True if process_rank() > 0 or terminal.level > logging.INFO else None  # None: where it is not a terminal
     return tqdm(total=total, desc=description, unit=unit, unit_scale=total > 10_000, initial=initial, disable=off,

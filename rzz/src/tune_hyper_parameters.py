@@ -35,20 +35,22 @@ from tuning_workers import drop_states, finished, state_folder, tasks_of, tuning
 def main(argv=None):
     parser = stage_parser(__doc__)
     parser.add_argument("--dry-run", action="store_true", help="count the grid and forecast the hours, train and write nothing")
-    parser.add_argument("--check", action="store_true", help="the same, and time a few steps in memory")
+    parser.add_argument("--check", action="store_true", help="time a few steps in memory, and write nothing")
     parser.add_argument("--measure-host", action="store_true", help="measure this machine and make it tuning.host of config.json")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
-    chosen, _ = choose_device(config.runtime.device)
+    chosen, why = choose_device(config.runtime.device)
+    if args.check:
+        return check(config, chosen, why)
     if args.measure_host:
         host = measured_host(chosen)
         config = dataclasses.replace(config, tuning=dataclasses.replace(config.tuning, host=host))
     device, reason = tuning_device(chosen)
     grid = grid_of(config)
     text = description(config, grid, device, reason)
-    if args.dry_run or args.check:
+    if args.dry_run:
         print(text)
-        return check(config, device, reason) if args.check else None
+        return None
 
     start_logging(config.log_folder, args.quiet)
     require_writable(config.folder, state_folder(config))
@@ -74,7 +76,7 @@ def check(config, device, reason):
         "disk": disk,
         "zeros": zeros_text(config, [(1, config.tuning.zeros)], seconds_each),
         "one step": f"{training.batch_size} zeros in {1000 * seconds:.0f} ms with the model of the settings, alone",
-        "forecast": f"{duration(steps * seconds)} for an epoch of {steps:,} such steps; for the search see above",
+        "forecast": f"{duration(steps * seconds)} for an epoch of {steps:,} such steps; --dry-run forecasts the search",
     })  # fmt: skip
 
 

@@ -10,6 +10,7 @@ All forecasts are for tuning.host; while the search goes on, the time left is co
 import math
 import time
 
+from device_utils import describe_device
 from logging_utils import duration, log, progress_bar
 from resource_utils import state_bytes, training_hours
 from tuning_utils import best_so_far, by_batch_size, epochs_asked, places, point_text, rungs_of, score
@@ -34,7 +35,7 @@ def description(config, grid, device, reason):
         lines.append(f"to train: {', '.join(steps)} epochs of {tuning.zeros:,} zeros")
         lanes = tuning.host.cores if device.type == "cpu" else worker_count(config, device)
         likely, most = (seconds / lanes for seconds in search_seconds(config, grid.points, rungs_of(config), device))
-        lines.append(f"on {device.type}: {reason}; {worker_count(config, device)} at a time on this machine")
+        lines.append(f"device {describe_device(device)}: {reason}; {worker_count(config, device)} at a time on this machine")
         lines.append(f"forecast for the search on {tuning.host.name}, {lanes} at a time: {duration(likely)}; {duration(most)} if "
                      f"the largest models win; up to {1e3 * state_gb(config, grid.points):,.0f} MB on disk meanwhile")
     return "\n".join(lines)
