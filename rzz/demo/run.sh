@@ -13,3 +13,6 @@ mkdir -p "$here/run"
 "$python" "$here/../src/tune_hyper_parameters.py" --config "$here/run/config.json"
 "$python" "$here/../src/train.py" --config "$here/run/config.json" --resume
 "$python" "$here/../src/evaluate.py" --config "$here/run/config.json"
+if "$python" -c "import matplotlib" 2>/dev/null; then
+    "$python" "$here/../src/report.py" --config "$here/run/config.json"
+fi

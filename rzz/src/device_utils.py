@@ -85,6 +85,16 @@ def describe_device(device):
     return f"{device.type} ({what}), torch {torch.__version__}, float32"
 
 
+def spread(device, number):
+    """Return the device for worker `number`, from 0: on a machine with several CUDA devices they take turns."""
+    return torch.device("cuda", number % torch.cuda.device_count()) if device.type == "cuda" else device
+
+
+def device_count(device):
+    """How many devices of this kind the machine has."""
+    return torch.cuda.device_count() if device.type == "cuda" else 1
+
+
 def cpu_name():
     """The processor's own name where the system tells it, else its architecture."""
     try:

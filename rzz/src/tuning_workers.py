@@ -5,7 +5,7 @@
 
 On a CPU a process has one thread, since a model this small gains little from a second one: as many processes as fast
 cores. On a GPU a process launches operations for stacks that are larger, and several of them keep it busy. What comes out
-depends on neither the number of processes nor their order.
+depends on neither the number of processes nor their order. Several GPUs share the processes evenly.
 """
 
 import json
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 
 from config_utils import UserError
-from device_utils import fast_cores
+from device_utils import device_count, fast_cores, spread
 from file_utils import atomic_write
 from metrics_utils import sampled_predictions, scores
 from resource_utils import columns, flops_per_zero, memory_gb, step_seconds
@@ -34,7 +34,7 @@ from tuning_utils import Point, goal, labels, searched_settings
 
 STACKED_FLOPS = 6e8  # of a step on a CPU: beyond, arithmetic outweighs launching and the caches are too small
 GPU_STACK = 32  # points
-GPU_WORKERS = 4  # processes, each of which takes half a gigabyte of the GPU for itself
+GPU_WORKERS = 4  # processes for each GPU, each of which takes half a gigabyte of the GPU for itself
 VALIDATION_COST = 1 / 3  # of a zero that is trained on: there is no backward pass
 
 
@@ -114,7 +114,8 @@ def epoch_seconds(config, settings, count, device):
 
 def worker_count(config, device):
     """How many processes train at a time on this machine."""
-    return config.tuning.workers or (fast_cores() if device.type == "cpu" else min(GPU_WORKERS, fast_cores()))
+    most = fast_cores() if device.type == "cpu" else GPU_WORKERS * device_count(device)
+    return config.tuning.workers or min(most, fast_cores())
 
 
 def tuning_device(chosen):
@@ -138,7 +139,9 @@ def worker_pool(config, device, training, validation):
     """
     context = multiprocessing.get_context("spawn")  # fork is not safe with the threads that torch has
     stop = context.Event()
-    pool = ProcessPoolExecutor(worker_count(config, device), context, begin_worker, (config, device, training, validation, stop))
+    started = context.Value("i", 0)
+    given = (config, device, training, validation, stop, started)
+    pool = ProcessPoolExecutor(worker_count(config, device), context, begin_worker, given)
     try:
         yield lambda task: pool.submit(train_task, task)
     finally:
@@ -170,13 +173,15 @@ def drop_states(config, task, beaten, rung):
 
 # ---------------------------------------------------------------------------------------------------------- in a worker
 
-worker = None  # what begin_worker was given: (config, device, training, validation, stop)
+worker = None  # (config, device, training, validation, stop)
 
 
-def begin_worker(*given):
+def begin_worker(config, device, training, validation, stop, started):
     """Prepare this process: one thread, no ears for Ctrl-C, which is the parent's to handle, and no life without it."""
     global worker
-    worker = given
+    with started.get_lock():
+        number, started.value = started.value, started.value + 1
+    worker = (config, spread(device, number), training, validation, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
