@@ -40,9 +40,9 @@ DISTANCES = 4  # numbers a column that left_to_write gives beside the digits
 class IndexFeatures(NamedTuple):
     """What an IndexEmbedding reads; CPU tensors, or None where the kind has no use for them."""
 
-    position: torch.Tensor  # uint8 (B, T): the column, or 32 + its distance from ':'
-    digit: torch.Tensor | None = None  # uint8 (B, T): ⌊u⌋ - LOWEST, or one of the NEXT_ and NOTHING_ codes
-    other: torch.Tensor | None = None  # uint8 (B, T): the same for the digit across the nearer multiple of 10^k
+    position: torch.Tensor  # int64 (B, T): the column, or 32 + its distance from ':'
+    digit: torch.Tensor | None = None  # int64 (B, T): ⌊u⌋ - LOWEST, or one of the NEXT_ and NOTHING_ codes
+    other: torch.Tensor | None = None  # int64 (B, T): the same for the digit across the nearer multiple of 10^k
     weight: torch.Tensor | None = None  # float32 (B, T): how possible that other digit is, 0 … 1
     distance: torch.Tensor | None = None  # float32 (B, T, 4): fraction of u; distances in mean spacings, see left_to_write
     phase: torch.Tensor | None = None  # float32 (B, primes): γ̄ log p / 2π modulo 1
@@ -68,10 +68,10 @@ class IndexEmbedding(nn.Module):
 
     def forward(self, features):
         """Return the vectors (B, T, d_model) of IndexFeatures on this module's device."""
-        x = self.position(features.position.long())
+        x = self.position(features.position)
         if self.kind in ("smooth", "primes"):
-            x = x + self.digit(features.digit.long()) + self.distance(features.distance)
-            x = x + self.other(features.other.long()) * features.weight[..., None]
+            x = x + self.digit(features.digit) + self.distance(features.distance)
+            x = x + self.other(features.other) * features.weight[..., None]
         if self.kind == "primes":
             angle = features.phase * (2 * math.pi)
             waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -86,20 +86,21 @@ class IndexEmbedding(nn.Module):
         """
         tokens, indexes = np.asarray(tokens), np.asarray(indexes, np.int64)
         if self.kind == "digits":
-            columns = np.arange(start, tokens.shape[1], dtype=np.uint8)
+            columns = np.arange(start, tokens.shape[1])
             return IndexFeatures(torch.from_numpy(np.tile(columns, (len(tokens), 1))))
-        position = position_from_colon(tokens, start)
+        position = torch.from_numpy(position_from_colon(tokens, start))
         if self.kind == "place":
-            return IndexFeatures(torch.from_numpy(position))
+            return IndexFeatures(position)
         smooth = smooth_zeros(indexes)
-        told = [torch.from_numpy(array) for array in (position, *left_to_write(tokens, smooth, start))]
-        return IndexFeatures(*told, torch.from_numpy(prime_phases(smooth, self.primes)) if self.kind == "primes" else None)
+        digit, other, weight, distance = map(torch.from_numpy, left_to_write(tokens, smooth, start))
+        phase = torch.from_numpy(prime_phases(smooth, self.primes)) if self.kind == "primes" else None
+        return IndexFeatures(position, digit.long(), other.long(), weight, distance, phase)
 
 
 def position_from_colon(tokens, start=0):
-    """Return uint8 (B, T - start): 32 + column - column of the first ':'. The digit of 10^k of the index has 31 - k."""
+    """Return int64 (B, T - start): 32 + column - column of the first ':'. The digit of 10^k of the index has 31 - k."""
     colon = (tokens == COLON).argmax(1)[:, None]
-    return (CONTEXT + np.arange(start, tokens.shape[1]) - colon).astype(np.uint8)
+    return CONTEXT + np.arange(start, tokens.shape[1]) - colon
 
 
 def left_to_write(tokens, smooth, start=0):

@@ -94,7 +94,7 @@ class Stack:
         """Return the cross entropy of every point on one batch, in one pass."""
 
         def loss(parameters, rates):
-            inputs = batch.tokens.long(), batch.features
+            inputs = batch.tokens, batch.features
             logits = functional_call(self.model, parameters | rates, inputs, {"first": batch.first})
             return cross_entropy(logits, batch.targets, reduction)
 

@@ -61,8 +61,8 @@ def learning_rate_at(step, total_steps, training):
 class Batch(NamedTuple):
     """B zeros in index order, as the model reads them."""
 
-    tokens: torch.Tensor  # uint8 (B, T)
-    targets: torch.Tensor  # uint8 (B, T - first): of the columns from the first ':' on
+    tokens: torch.Tensor  # int64 (B, T)
+    targets: torch.Tensor  # int64 (B, T - first): of the columns from the first ':' on
     features: IndexFeatures  # of all columns
     asked: int  # trajectories in the batch that is one update, of which this may be a piece
 
@@ -119,21 +119,21 @@ def prepared(position_embedding, dataset, row, size, batch_size, mine):
     tokens, targets, indexes = tokens[chosen], targets[chosen, dataset.first :], indexes[chosen]
     targets[np.tile(mine >= batch_size, size // batch_size)] = PAD
     features = position_embedding.features(tokens, indexes)
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), features, sum(asked)), asked
+    return Batch(torch.from_numpy(tokens).long(), torch.from_numpy(targets).long(), features, sum(asked)), asked
 
 
 def logits_of(model, batch):
     """Return the logits (B, T - first, 16) for the targets of a Batch."""
-    return model(batch.tokens.long(), batch.features, first=batch.first)
+    return model(batch.tokens, batch.features, first=batch.first)
 
 
 def cross_entropy(logits, targets, reduction="mean"):
     """Return the mean (or sum, or each) cross entropy over all trajectories of a batch, in nats per token.
 
-    logits: (B, T, 16). targets: uint8 (B, T), 'p' where there is nothing to predict. The same number, and the same
+    logits: (B, T, 16). targets: int64 (B, T), 'p' where there is nothing to predict. The same number, and the same
     gradients, as feeding each trajectory as a padded row of its own, because no position sees a later one.
     """
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten().long(), ignore_index=PAD, reduction=reduction)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, reduction=reduction)
 
 
 def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, parts=1):

@@ -88,7 +88,7 @@ def test_columns_before_the_first_target_may_be_left_out_of_the_last_block():
     model, dataset = build_model(SMALL, seed=1), small_dataset()
     batch = batch_of(model, dataset, 4)
     assert dataset.first == 3 and batch.targets.shape[1] == batch.tokens.shape[1] - 3
-    everywhere = model(batch.tokens.long(), batch.features)
+    everywhere = model(batch.tokens, batch.features)
     torch.testing.assert_close(logits_of(model, batch), everywhere[:, 3:])
 
 
@@ -104,7 +104,7 @@ def test_batches_are_the_rows_in_index_order_from_any_start_on(monkeypatch, star
         whole = encode_rows(dataset.indexes[rows], dataset.values[rows])
         tokens, features = whole_rows(model, whole[:, : dataset.width - 1], indexes[rows])
         count = len(tokens)
-        assert torch.equal(batch.tokens[:count].long(), tokens)
+        assert torch.equal(batch.tokens[:count], tokens)
         assert all(torch.equal(part[:count], expected) for part, expected in zip(batch.features, features, strict=True))
         assert batch.targets[:count].tolist() == targets_of_rows(whole)[:, dataset.first : dataset.width - 1].tolist()
         assert (batch.targets[count:] == token_ids["p"]).all() and len(batch.tokens) == 3
