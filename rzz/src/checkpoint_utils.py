@@ -29,30 +29,13 @@ import torch
 from config_utils import ModelConfig, UserError
 from device_utils import to_cpu
 from file_utils import atomic_write, sync_folder
+from run_progress import Progress
 from training_utils import build_model, parameter_count
 
 log = logging.getLogger("rzz")
 
 FORMAT = 1
 LAST, PREVIOUS = "last.pt", "last.prev.pt"
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where a training stands, to the data point; all that is needed to go on besides weights and optimizer.
-
-    A finished round stands at the end of its last epoch, so more epochs or more rounds can be asked for later.
-    """
-
-    round: int
-    epoch: int = 0  # finished epochs of this round
-    row: int = 0  # zeros of the current epoch that have been trained on
-    step: int = 0  # optimizer updates in the whole run
-    seconds: float = 0.0  # spent in training, over all starts of it
-    log_lines: int = 0  # lines in logs/training.jsonl
-    losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the last line of the log
-    bad_steps: int = 0  # updates in a row that were skipped, up to the last line of the log
-    validation: dict | None = None  # what was measured last: loss, best_loss of the round, mse_training, mse_validation, …
 
 
 def make_checkpoint(model, optimizer, progress, config, device):

@@ -10,12 +10,9 @@ SIGTERM finishes the step, saves checkpoints/last.pt and stops. Settings are in 
 """
 
 import datetime
-import math
-import operator
 import os
 import platform
 import signal
-import time
 
 import torch
 
@@ -23,7 +20,6 @@ from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
 from checkpoint_utils import (
     LAST,
     PREVIOUS,
-    Progress,
     checkpoint_files,
     latest_checkpoint,
     make_checkpoint,
@@ -32,28 +28,34 @@ from checkpoint_utils import (
 )
 from config_utils import UserError, load_config, require_writable, stage_parser
 from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
-from device_utils import choose_device, compiled, describe_device, free_memory, is_out_of_memory, mixed_seed, synchronize
+from device_utils import choose_device, compiled, free_memory, is_out_of_memory
 from file_utils import exclusive_lock
 from logging_utils import (
     duration,
     log,
     progress_bar,
-    read_json_lines,
     run_script,
     start_logging,
     stop_requests,
     training_log,
-    write_json_line,
-    write_json_lines,
 )
-from metrics_utils import baselines, sampled_predictions, scores
 from model_card import NAME as MODEL_CARD
 from model_card import write_model_card
 from process_utils import agreed, process_count, process_rank, processes, shared_among_processes, wait_for_all
+from run_log import (
+    cost,
+    describe_run,
+    keep_lines,
+    log_before_first_step,
+    log_round,
+    log_training,
+    log_validation,
+    validation_text,
+)
+from run_progress import Clock, Progress, place, steps_in_run, steps_left, zeros_in_run, zeros_trained
 from training_utils import (
     batches,
     build_model,
-    cross_entropy_of,
     learning_rate_at,
     make_optimizer,
     parameter_count,
@@ -232,108 +234,6 @@ def step_within_memory(config, model, optimizer, batch, rate, progress, parts):
                     "updates.", 2 * config.training.batch_size // parts, config.training.batch_size, parts)
 
 
-class Clock:
-    """Adds the seconds since it last looked to progress.seconds and knows the speed since the last line of the log."""
-
-    def __init__(self, progress, device):
-        synchronize(device)
-        self.progress = progress
-        self.last = time.monotonic()
-        self.line = (progress.step, progress.seconds)
-
-    def look(self):
-        now = time.monotonic()
-        self.progress.seconds += now - self.last
-        self.last = now
-
-    def zeros_per_second(self, batch_size):
-        """Since the last call."""
-        step, seconds = self.line
-        self.line = (self.progress.step, self.progress.seconds)
-        return (self.progress.step - step) * batch_size / max(1e-9, self.progress.seconds - seconds)
-
-
-def log_training(config, progress, losses, rate, clock, total_steps):
-    """Write one line about the steps since the last one, and stop where too many updates in a row were skipped."""
-    clock.look()
-    speed = clock.zeros_per_second(config.training.batch_size)
-    left = (zeros_in_run(config) - zeros_trained(progress, config)) / speed
-    good = [loss for loss in losses if math.isfinite(loss)]
-    loss = sum(good) / len(good) if good else None
-    training_log.info("%s · step %s/%s · loss %s%s · lr %.2e · %s zeros/s · elapsed %s · left %s", place(progress, config),
-                      f"{progress.step:,}", f"{total_steps:,}", "none" if loss is None else f"{loss:.4f}",
-                      validation_text(progress), rate, f"{speed:,.0f}", duration(progress.seconds), duration(left))  # fmt: skip
-    write_line(config, progress, kind="training", loss=loss, learning_rate=rate, zeros_per_second=speed, seconds_left=left,
-               steps_in_run=total_steps)
-    for step, each in enumerate(losses, progress.step - len(losses)):
-        progress.bad_steps = 0 if math.isfinite(each) else progress.bad_steps + 1
-        if not math.isfinite(each):
-            row = max(0, progress.row - (progress.step - step) * config.training.batch_size)
-            rate = learning_rate_at(step, total_steps, config.training)
-            log.warning("Skipped the update of step %s (round %d, epoch %d, row %s, lr %.2e): loss or gradient not finite",
-                        f"{step + 1:,}", progress.round, progress.epoch + 1, f"{row:,}", rate)
-        if progress.bad_steps >= config.training.max_bad_steps:
-            raise UserError(f"{progress.bad_steps} updates in a row were not finite; stopped, the last checkpoint is kept. Lower "
-                            "training.learning_rate and go on with --resume.")
-
-
-def log_round(config, model, progress, training, validation):
-    """Write a line on what the MSE of this round is to be compared with: methods without a model, on the same zeros."""
-    sample = mse_sample(config, validation)
-    measured = {name: scores(values, sample)["mse"] for name, values in baselines(sample, training).items()}
-    write_line(config, progress, kind="round", parameters=parameter_count(model), mse_baselines=measured)
-
-
-def mse_sample(config, validation):
-    """The zeros of the validation sample that are written out for the logged MSE: about training.mse_zeros, evenly spread."""
-    return validation.part(slice(None, None, math.ceil(len(validation) / config.training.mse_zeros)))
-
-
-def log_validation(config, model, progress, training, validation):
-    """Measure the validation loss and, for the last zeros trained on and for some of the sample, the sampled MSE."""
-    if process_rank() > 0:
-        return
-    settings = config.training
-    found = cross_entropy_of(model, validation)
-    before = progress.validation if progress.validation and progress.validation["round"] == progress.round else None
-    best = min(found.nats_per_token, before["best_loss"]) if before else found.nats_per_token
-    row = progress.row or len(training)
-    recent = training.part(slice(max(0, row - settings.mse_zeros), row))
-    measured = {}
-    for name, zeros in (("training", recent), ("validation", mse_sample(config, validation))):
-        seed = mixed_seed(settings.seed, progress.step)
-        found_here = scores(sampled_predictions(model, zeros, 1, config.evaluation.top_p, seed), zeros)
-        measured |= {f"mse_{name}": found_here["mse"], f"readable_{name}": found_here["readable"]}
-    progress.validation = {"round": progress.round, "loss": found.nats_per_token, "best_loss": best,
-                           "nats_per_zero": found.nats_per_zero, **measured}  # fmt: skip
-    write_line(config, progress, kind="validation", **progress.validation, accuracy_by_position=found.accuracy_by_position)
-
-
-def validation_text(progress):
-    """' · val 0.8210 (best 0.8199) · mse 0.012 (training 0.011)': what was measured last, if anything."""
-    last = progress.validation
-    if last is None:
-        return ""
-    mse, mse_training = ("unreadable" if last[name] is None else f"{last[name]:.3g}" for name in ("mse_validation", "mse_training"))
-    return f" · val {last['loss']:.4f} (best {last['best_loss']:.4f}) · mse {mse} (training {mse_training})"
-
-
-def write_line(config, progress, **values):
-    if process_rank() > 0:
-        return
-    progress.log_lines += 1
-    place = {name: getattr(progress, name) for name in ("round", "epoch", "row", "step", "seconds")}
-    write_json_line(config.log_folder / "training.jsonl", {**place, **values})
-
-
-def log_before_first_step(model, validation):
-    """Show at once that model, data and generation fit together: a first loss beside that of guessing blindly."""
-    few = validation.part(slice(0, 256))
-    loss = cross_entropy_of(model, few).nats_per_token
-    sampled_predictions(model, few.part(slice(0, 2)), runs=1, top_p=0.9, seed=0)
-    training_log.info("loss before training %.4f nats per token; ln 16 = %.4f is guessing blindly", loss, math.log(16))
-
-
 def save(config, model, optimizer, progress, device, clock, names):
     """Save a checkpoint under each of `names`; return whether that worked. A full disk is said and survived."""
     clock.look()
@@ -358,53 +258,6 @@ def require_saved(saved, config, progress):
                         "space and go on with --resume from the checkpoint before.")
 
 
-def place(progress, config):
-    """'round 3/10 · epoch 1/2 · zero 3,412,608': where the training stands, for a reader."""
-    first, count = interval(config, progress.round)
-    epoch = min(progress.epoch + 1, config.training.epochs)
-    zero = first + (progress.row if progress.epoch < config.training.epochs else count)
-    return f"round {progress.round}/{config.data.K} · epoch {epoch}/{config.training.epochs} · zero {zero:,}"
-
-
-def describe_run(config, model, device, reason):
-    data, training = config.data, config.training
-    count = interval(config, data.K)[1]
-    rounds = data.K - data.first_round + 1
-    log.info("device %s: %s", describe_device(device), reason)
-    log.info("model %s parameters: d_model %d, %d layers, %d heads, index embedding %r", f"{parameter_count(model):,}",
-             config.model.d_model, config.model.num_layers, config.model.num_heads, config.model.index_embedding)
-    log.info("a round: %s zeros / %d a batch = %s steps, × %d epochs × %d rounds = %s steps in the run", f"{count:,}",
-             training.batch_size, f"{math.ceil(count / training.batch_size):,}", training.epochs, rounds,
-             f"{steps_in_run(config):,}")  # fmt: skip
-
-
-def cost(progress, config):
-    """', 1.23 dollars' where runtime.dollars_per_hour is set."""
-    dollars = config.runtime.dollars_per_hour
-    return f", {dollars * progress.seconds / 3600:.2f} dollars" if dollars else ""
-
-
-def steps_in_run(config):
-    return steps_left(Progress(round=config.data.first_round), config)
-
-
-def steps_left(progress, config):
-    """Updates from where the training stands to its end."""
-    epochs = [config.training.epochs - progress.epoch] + [config.training.epochs] * (config.data.K - progress.round)
-    each = [math.ceil(interval(config, t)[1] / config.training.batch_size) for t in range(progress.round, config.data.K + 1)]
-    return max(0, sum(map(operator.mul, epochs, each)) - math.ceil(progress.row / config.training.batch_size))
-
-
-def zeros_in_run(config):
-    return sum(interval(config, t)[1] for t in range(config.data.first_round, config.data.K + 1)) * config.training.epochs
-
-
-def zeros_trained(progress, config):
-    """Zeros trained on so far, counting each epoch."""
-    before = sum(interval(config, t)[1] for t in range(config.data.first_round, progress.round)) * config.training.epochs
-    return before + progress.epoch * interval(config, progress.round)[1] + progress.row
-
-
 def check_fits(checkpoint, config, path):
     """Raise UserError, naming the key, where the checkpoint is of another shape or of other data than the settings."""
     names = [*FIXED_IN_A_RUN, *(f"model.{key}" for key in config.settings["model"])]
@@ -414,13 +267,6 @@ def check_fits(checkpoint, config, path):
         if saved != wanted:
             raise UserError(f"{path} was trained with {name} = {saved}, but the settings say {wanted}: "
                             f"set it back to go on, or begin anew with --fresh.")
-
-
-def keep_lines(config, count):
-    """Keep the first `count` lines of training.jsonl: those after the checkpoint are of steps that will be made again."""
-    path = config.log_folder / "training.jsonl"
-    if path.exists():
-        write_json_lines(path, read_json_lines(path)[:count])
 
 
 def move_run_aside(config, quiet):

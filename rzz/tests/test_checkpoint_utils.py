@@ -9,7 +9,6 @@ from conftest import batch_of
 
 import checkpoint_utils
 from checkpoint_utils import (
-    Progress,
     checksum,
     latest_checkpoint,
     load_checkpoint,
@@ -20,6 +19,7 @@ from checkpoint_utils import (
 )
 from config_utils import Config, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
+from run_progress import Progress
 from training_utils import build_model, make_optimizer, training_step
 
 ZEROS = RiemannZerosDataset([10, 11, 12], [497738, 529703, 564462])

@@ -8,6 +8,7 @@ import torch
 from conftest import SMALL_RUN, stop_after_the_third_step, write_config
 
 import evaluate
+import run_log
 import train
 from checkpoint_utils import load_checkpoint
 from config_utils import load_config
@@ -58,7 +59,7 @@ def test_each_step_has_the_scheduled_learning_rate_and_its_own_seed(config_path,
 
 
 def test_the_logged_mse_is_of_the_zeros_trained_last_and_of_the_validation_sample(config_path, monkeypatch):
-    sampled = recorded(monkeypatch, train, "sampled_predictions")
+    sampled = recorded(monkeypatch, run_log, "sampled_predictions")
     train.main(["--config", str(config_path), "--set", "data.K=0"])
     indexes = [call[1].indexes.tolist() for call in sampled[1:]]  # the first was before training
     assert indexes[0] == list(range(124, 129))  # step 7: two batches of 64 into the second epoch, the last five zeros

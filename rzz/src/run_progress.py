@@ -1,0 +1,81 @@
+"""Where a training stands: how many steps and zeros a run has, how many are done, at what speed.
+
+    place(progress, config)                 # 'round 3/10 · epoch 1/2 · zero 3,412,608'
+    zeros_trained(progress, config)         # 2,412,608 and those of the finished epochs
+"""
+
+import dataclasses
+import math
+import operator
+import time
+
+from data_utils import interval
+from device_utils import synchronize
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a training stands, to the data point; all that is needed to go on besides weights and optimizer.
+
+    A finished round stands at the end of its last epoch, so more epochs or more rounds can be asked for later.
+    """
+
+    round: int
+    epoch: int = 0  # finished epochs of this round
+    row: int = 0  # zeros of the current epoch that have been trained on
+    step: int = 0  # optimizer updates in the whole run
+    seconds: float = 0.0  # spent in training, over all starts of it
+    log_lines: int = 0  # lines in logs/training.jsonl
+    losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the last line of the log
+    bad_steps: int = 0  # updates in a row that were skipped, up to the last line of the log
+    validation: dict | None = None  # what was measured last: loss, best_loss of the round, mse_training, mse_validation, …
+
+
+def place(progress, config):
+    """'round 3/10 · epoch 1/2 · zero 3,412,608': where the training stands, for a reader."""
+    first, count = interval(config, progress.round)
+    epoch = min(progress.epoch + 1, config.training.epochs)
+    zero = first + (progress.row if progress.epoch < config.training.epochs else count)
+    return f"round {progress.round}/{config.data.K} · epoch {epoch}/{config.training.epochs} · zero {zero:,}"
+
+
+def steps_in_run(config):
+    return steps_left(Progress(round=config.data.first_round), config)
+
+
+def steps_left(progress, config):
+    """Updates from where the training stands to its end."""
+    epochs = [config.training.epochs - progress.epoch] + [config.training.epochs] * (config.data.K - progress.round)
+    each = [math.ceil(interval(config, t)[1] / config.training.batch_size) for t in range(progress.round, config.data.K + 1)]
+    return max(0, sum(map(operator.mul, epochs, each)) - math.ceil(progress.row / config.training.batch_size))
+
+
+def zeros_in_run(config):
+    return sum(interval(config, t)[1] for t in range(config.data.first_round, config.data.K + 1)) * config.training.epochs
+
+
+def zeros_trained(progress, config):
+    """Zeros trained on so far, counting each epoch."""
+    before = sum(interval(config, t)[1] for t in range(config.data.first_round, progress.round)) * config.training.epochs
+    return before + progress.epoch * interval(config, progress.round)[1] + progress.row
+
+
+class Clock:
+    """Adds the seconds since it last looked to progress.seconds and knows the speed since the last line of the log."""
+
+    def __init__(self, progress, device):
+        synchronize(device)
+        self.progress = progress
+        self.last = time.monotonic()
+        self.line = (progress.step, progress.seconds)
+
+    def look(self):
+        now = time.monotonic()
+        self.progress.seconds += now - self.last
+        self.last = now
+
+    def zeros_per_second(self, batch_size):
+        """Since the last call."""
+        step, seconds = self.line
+        self.line = (self.progress.step, self.progress.seconds)
+        return (self.progress.step - step) * batch_size / max(1e-9, self.progress.seconds - seconds)
