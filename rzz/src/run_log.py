@@ -10,7 +10,7 @@ import math
 
 from config_utils import UserError
 from data_utils import interval
-from device_utils import describe_device, mixed_seed
+from device_utils import describe_device, mixed_seed, precision
 from logging_utils import duration, log, read_json_lines, training_log, write_json_line, write_json_lines
 from metrics_utils import baselines, sampled_predictions, scores
 from process_utils import process_rank
@@ -22,7 +22,7 @@ def describe_run(config, model, device, reason):
     data, training = config.data, config.training
     count = interval(config, data.K)[1]
     rounds = data.K - data.first_round + 1
-    log.info("device %s: %s", describe_device(device), reason)
+    log.info("device %s: %s; %s", describe_device(device), reason, precision(device))
     log.info("model %s parameters: d_model %d, %d layers, %d heads, index embedding %r", f"{parameter_count(model):,}",
              config.model.d_model, config.model.num_layers, config.model.num_heads, config.model.index_embedding)
     log.info("a round: %s zeros / %d a batch = %s steps, × %d epochs × %d rounds = %s steps in the run", f"{count:,}",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 RUNS = Path(__file__).resolve().parent / "runs"
-SCALES = ("10000", "50000", "height")
+SCALES = ("10000", "50000", "height", "full")
 EMBEDDINGS = ("digits", "place", "smooth", "primes")
 HEADER = ("embedding", "seeds", "MSE, sampled", "over the smooth count's", "of the seeds", "MSE, mean of 10 runs",
           "over the smooth count's", "median error, spacings", "nats/zero", "readable")  # fmt: skip
