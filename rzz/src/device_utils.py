@@ -71,6 +71,11 @@ def torch_xla():
     return torch_xla
 
 
+def messengers():
+    """Names of what carries tensors between processes; NCCL, which torch may have without a GPU, is one only beside a GPU."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and torch.distributed.is_nccl_available() else "gloo"
+
+
 def describe_device(device):
     """One line: kind, name, memory, torch version."""
     name = {

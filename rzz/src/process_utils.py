@@ -13,6 +13,8 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from device_utils import messengers
+
 AGREE_EVERY = 8  # steps; a look at what the other processes want takes as long as a message to them
 
 
@@ -22,7 +24,7 @@ def processes():
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if distributed.is_nccl_available() else "gloo")
+    distributed.init_process_group(messengers())
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from config_utils import INDEX_EMBEDDINGS, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
-from device_utils import choose_device, device_count, fast_cores, spread, to_cpu
+from device_utils import choose_device, device_count, fast_cores, messengers, spread, to_cpu
 from metrics_utils import sampled_predictions
 from training_utils import build_model, cross_entropy_of, make_optimizer, training_step
 
@@ -69,6 +69,15 @@ def test_a_device_is_chosen_with_a_reason_and_an_absent_one_is_an_error():
     assert choose_device("cpu")[0].type == "cpu"
     with pytest.raises(UserError, match="abacus"):
         choose_device("abacus")
+
+
+@pytest.mark.parametrize("gpu, nccl, expected", [
+    (True, True, "cpu:gloo,cuda:nccl"), (False, True, "gloo"), (False, False, "gloo"),
+])  # fmt: skip
+def test_nccl_is_asked_for_only_beside_a_gpu(monkeypatch, gpu, nccl, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
+    assert messengers() == expected
 
 
 def test_to_cpu_copies_nested_tensors():
