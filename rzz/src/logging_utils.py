@@ -29,13 +29,24 @@ INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
 class TerminalHandler(logging.Handler):
-    """Writes lines to standard error above a progress bar, if there is one."""
+    """Writes lines to standard error above a progress bar, if there is one.
+
+    Where its reader has gone, as tee in `train.py 2>&1 | tee file` after Ctrl-C, the program goes on to its end unheard.
+    """
 
     def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except BrokenPipeError:
+            write_nowhere(sys.stderr)
 
 
 terminal = TerminalHandler()
+
+
+def write_nowhere(stream):
+    """Let a stream whose reader has gone take everything, what it still holds too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def start_logging(folder, quiet=False):
@@ -80,7 +91,7 @@ def run_script(main):
             print(error, file=sys.stderr)
         code = 2
     except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        write_nowhere(sys.stdout)
         code = 1
     except OSError as error:
         if error.errno not in DISK_ERRORS:

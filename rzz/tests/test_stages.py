@@ -208,6 +208,17 @@ def test_asked_to_stop_it_finishes_the_step_saves_and_says_how_to_go_on(trained,
     assert log_lines(folder) == log_lines(trained)
 
 
+def test_ctrl_c_that_also_ends_who_reads_the_output_still_saves(run_folder):
+    """As in `train.py 2>&1 | tee file`, or with a notebook's stop button."""
+    process = start("train.py", run_folder, "--resume")
+    while process.poll() is None and not (run_folder / "checkpoints" / "last.pt").exists():
+        time.sleep(0.005)
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    assert "Stopped at" in (run_folder / "logs" / "rzz.log").read_text().splitlines()[-1]
+
+
 def copy_of(trained, folder):
     shutil.copytree(trained, folder)
     return folder
