@@ -7,6 +7,7 @@ update of one. Everything here is also right in a process that is alone, where i
 """
 
 import os
+import sys
 from contextlib import contextmanager
 
 import torch
@@ -18,10 +19,15 @@ from device_utils import messengers
 AGREE_EVERY = 8  # steps; a look at what the other processes want takes as long as a message to them
 
 
+def is_alone():
+    """Whether torchrun has started no other process beside this one."""
+    return int(os.environ.get("WORLD_SIZE", 1)) == 1
+
+
 @contextmanager
 def processes():
     """Join the other processes that torchrun has started, if there are any, for the block."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if is_alone():
         yield
         return
     distributed.init_process_group(messengers())
@@ -41,12 +47,16 @@ def process_rank():
 
 
 def wait_for_all():
-    sum_over_processes(torch.zeros(1))
+    """Wait until every process is here. Where one has ended instead, it has said why, and this one ends too."""
+    try:
+        sum_over_processes(torch.zeros(1))
+    except RuntimeError:
+        sys.exit(1)
 
 
 def shared_among_processes(model):
-    """Return `model` wrapped so that backward passes average its gradients over all processes."""
-    return DistributedDataParallel(model) if process_count() > 1 else model
+    """Return `model` wrapped so that backward passes average its gradients over all processes; its buffers never change."""
+    return DistributedDataParallel(model, broadcast_buffers=False) if process_count() > 1 else model
 
 
 def sum_over_processes(tensor):

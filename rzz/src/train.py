@@ -41,7 +41,7 @@ from logging_utils import (
 )
 from model_card import NAME as MODEL_CARD
 from model_card import write_model_card
-from process_utils import agreed, process_count, process_rank, processes, shared_among_processes, wait_for_all
+from process_utils import agreed, is_alone, process_count, process_rank, processes, shared_among_processes, wait_for_all
 from run_log import (
     cost,
     describe_run,
@@ -75,6 +75,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
     if args.check:
+        if not is_alone():
+            raise UserError("--check looks at one process: run it without torchrun.")
         return check(config, args)
     with processes():
         start_logging(config.log_folder, args.quiet)

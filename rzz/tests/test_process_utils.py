@@ -16,9 +16,9 @@ from checkpoint_utils import load_checkpoint
 SETTINGS = ("--set", "model.dropout=0", "--set", "training.log_interval=1")
 
 
-def several(count, config):
+def several(count, config, *arguments):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={count}", SRC / "train.py"]
-    return subprocess.Popen([*command, "--config", config, *SETTINGS, "--resume"], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*command, "--config", config, *SETTINGS, *arguments], stderr=subprocess.PIPE, text=True)
 
 
 def losses(config):
@@ -37,7 +37,7 @@ def alone(tmp_path_factory):
 
 def test_several_processes_make_the_updates_of_one(alone, tmp_path):
     config = write_config(tmp_path, SMALL_RUN)
-    process = several(3, config)
+    process = several(3, config, "--resume")
     said = process.communicate()[1]
     assert process.returncode == 0 and said.count("Training is complete") == 1
     assert losses(config) == pytest.approx(alone, abs=1e-5)
@@ -48,13 +48,13 @@ def test_a_run_that_one_process_stopped_goes_on_with_two(alone, tmp_path, monkey
     monkeypatch.setattr(train, "stop_requests", stop_after_the_third_step())
     train.main(["--config", str(config), *SETTINGS])
     assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]["step"] == 3
-    assert several(2, config).wait() == 0
+    assert several(2, config, "--resume").wait() == 0
     assert losses(config) == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_run_that_two_processes_stopped_goes_on_with_one(alone, tmp_path):
     config = write_config(tmp_path, SMALL_RUN)
-    process = several(2, config)
+    process = several(2, config, "--resume")
     log = tmp_path / "logs" / "training.jsonl"
     while process.poll() is None and not (log.exists() and log.read_text().count('"training"') >= 3):
         time.sleep(0.02)
@@ -64,3 +64,12 @@ def test_a_run_that_two_processes_stopped_goes_on_with_one(alone, tmp_path):
     assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]["step"] % 8 == 0
     train.main(["--config", str(config), *SETTINGS, "--resume"])
     assert losses(config) == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize("arguments, says", [([], "move it aside with --fresh"), (["--check"], "without torchrun")])
+def test_what_one_process_refuses_is_no_bug_of_the_others(tmp_path, arguments, says):
+    config = write_config(tmp_path, SMALL_RUN)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").touch()
+    said = several(2, config, *arguments).communicate()[1]
+    assert says in said and "This is a bug" not in said
