@@ -297,21 +297,26 @@ def stored_zeros(config, first, count):
     """
     require_writable(config.data_folder)
     path = interval_file(config, first, count)
-    values = None
+    try:
+        values = read_values(path, first, count)
+    except (FileNotFoundError, ValueError):
+        with exclusive_lock(config.data_folder / ".lock", f"process {os.getpid()}", wait=True):
+            values = made_values(config, path, first, count)
+    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values)
+
+
+def made_values(config, path, first, count):
+    """Make the interval file `path` and return its values, unless another process has made it meanwhile."""
     if path.exists():
         try:
-            values = read_values(path, first, count)
+            return read_values(path, first, count)
         except ValueError as error:
             log.warning("%s; moved to %s and made again", error, move_aside(path).name)
-    if values is None:
-        with exclusive_lock(config.data_folder / ".lock", f"process {os.getpid()}", wait=True):
-            if path.exists():  # another process has made it meanwhile
-                return stored_zeros(config, first, count)
-            partial = path.with_suffix(".partial")
-            values = fetch_values(config, first, count, partial)
-            write_values(path, values)
-            partial.unlink(missing_ok=True)
-    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values)
+    partial = path.with_suffix(".partial")
+    values = fetch_values(config, first, count, partial)
+    write_values(path, values)
+    partial.unlink(missing_ok=True)
+    return values
 
 
 def interval_file(config, first, count):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from contextlib import contextmanager
 
 import mpmath
 import numpy as np
@@ -46,6 +47,22 @@ def test_the_interval_after_next_is_made_by_another_process_and_whoever_needs_it
     assert process.exitcode == 0
     fetch_ahead(config, 1)
     assert not multiprocessing.active_children()
+
+
+def test_a_damaged_file_that_another_process_mends_first_is_taken_as_it_is(config, monkeypatch):
+    values, path = training_zeros(config, 1).values.tolist(), config.data_folder / NAME
+    good = path.read_bytes()
+    path.write_bytes(good[:-5])
+
+    @contextmanager
+    def lock_after_another_process(*arguments, **options):
+        path.write_bytes(good)
+        yield
+
+    monkeypatch.setattr(data_utils, "exclusive_lock", lock_after_another_process)
+    monkeypatch.setattr(data_utils, "fetch_values", lambda *arguments: pytest.fail("it is there already"))
+    assert training_zeros(config, 1).values.tolist() == values
+    assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
 
 
 def test_small_intervals_are_not_fetched_ahead(config):
