@@ -152,7 +152,11 @@ def check(config, args):
     trained = compiled(model, device, config.training.compile)
     rate = learning_rate_at(progress.step, steps_in_run(config), config.training)
     losses = []
-    seconds = seconds_of(lambda: losses.append(step_within_memory(config, trained, optimizer, batch, rate, progress, 1)[0]), device)
+
+    def step():
+        losses.append(step_within_memory(config, trained, model, optimizer, batch, rate, progress, parts=1)[0])
+
+    seconds = seconds_of(step, device)
     steps = steps_left(progress, config)
     report(device, reason, {
         "disk": disk,
@@ -188,7 +192,7 @@ def train(config, model, optimizer, progress, device, stop):
             while progress.epoch < settings.epochs:
                 for batch in batches(model, training, settings.batch_size, progress.row, rank, process_count()):
                     rate = learning_rate_at(progress.step, total_steps, settings)
-                    loss, parts = step_within_memory(config, trained, optimizer, batch, rate, progress, parts)
+                    loss, parts = step_within_memory(config, trained, model, optimizer, batch, rate, progress, parts)
                     losses.append(loss)
                     seen = min(settings.batch_size, len(training) - progress.row)
                     progress.row, progress.step = progress.row + seen, progress.step + 1
@@ -221,12 +225,17 @@ def floats(losses):
     return torch.stack(losses).tolist() if losses else []
 
 
-def step_within_memory(config, model, optimizer, batch, rate, progress, parts):
-    """Return (loss, parts) of one training step, cutting the batch into more parts until the memory holds one."""
+def step_within_memory(config, trained, model, optimizer, batch, rate, progress, parts):
+    """Return (loss, parts) of one training step, cutting the batch into more parts until the memory holds one.
+
+    trained: what torch.compile has made of `model`. Parts go through `model` itself, since gradients cannot be added up in
+    the CUDA graphs of torch.compile (pytorch#169545).
+    """
     seeds = (config.training.seed, progress.step, process_rank())
     while True:
         try:
-            return training_step(model, optimizer, batch, rate, config.training.gradient_clip, seeds, parts), parts
+            used = trained if parts == 1 else model
+            return training_step(used, optimizer, batch, rate, config.training.gradient_clip, seeds, parts), parts
         except RuntimeError as error:
             if not is_out_of_memory(error) or 2 * parts > config.training.batch_size or process_count() > 1:
                 raise

@@ -21,7 +21,7 @@ from index_embedding import IndexEmbedding, IndexFeatures
 from process_utils import process_count, sum_over_processes
 from transformer import Transformer, TransformerConfig, on_device
 
-CHUNK = 4096  # zeros whose features are prepared at once: enough that numpy's cost per call does not count, 5 MB
+CHUNK = 4096  # zeros whose features are prepared at once: enough that numpy's cost per call does not count, 8 MB
 VALIDATION_BATCH = 512  # zeros; memory for activations alone, no effect on the result
 
 

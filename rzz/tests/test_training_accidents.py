@@ -122,13 +122,26 @@ def test_too_many_skipped_updates_in_a_row_stop_the_training_and_keep_the_checkp
     assert all(tensor.isfinite().all() for tensor in good["model"].values())
 
 
+class Compiled(torch.nn.Module):
+    """Stands for what torch.compile makes of a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arguments, **options):
+        return self.model(*arguments, **options)
+
+
 def test_out_of_memory_halves_what_is_computed_at_a_time_and_the_run_is_the_same(config, monkeypatch, tmp_path):
     other = write_config(tmp_path / "other", SMALL_RUN)
     no_dropout = ("--set", "model.dropout=0")
     training(other, *no_dropout)
     real = training_utils.logits_of
+    monkeypatch.setattr(train, "compiled", lambda model, device, setting: Compiled(model))
 
     def too_much_for_20(model, batch):
+        assert isinstance(model, Compiled) == (model.training and len(batch.tokens) == 64)  # its CUDA graphs cannot do parts
         if model.training and len(batch.tokens) > 20:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return real(model, batch)
