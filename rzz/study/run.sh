@@ -28,10 +28,10 @@ for scale in ${1:-10000 50000 height}; do
             [ -f "$run/logs/evaluation.json" ] && continue
             mkdir -p "$run"
             cp "$here/config.json" "$run/config.json"
-            settings="--config $run/config.json $data --set model.index_embedding=$embedding --set training.seed=$seed"
+            settings="$data --set model.index_embedding=$embedding --set training.seed=$seed"
             echo "$scale zeros an interval, $embedding, seed $seed"
-            "$python" "$here/../src/train.py" $settings --resume 2>"$run/train.txt"
-            "$python" "$here/../src/evaluate.py" $settings >"$run/table.txt" 2>>"$run/train.txt"
+            "$python" "$here/../src/train.py" --config "$run/config.json" $settings --resume 2>"$run/train.txt"
+            "$python" "$here/../src/evaluate.py" --config "$run/config.json" $settings >"$run/table.txt" 2>>"$run/train.txt"
         done
     done
 done
