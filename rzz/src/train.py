@@ -144,7 +144,7 @@ def check(config, args):
     model, optimizer, progress, path = begin(config, args, device)
     intervals = [interval(config, t) for t in range(progress.round, config.data.K + 2)]
     files = {LAST, PREVIOUS, *(f"round_{t}.pt" for t in range(progress.round, config.data.K + 1))}
-    new = 1 + sum(not (config.checkpoint_folder / name).exists() for name in files)  # and one while it is written
+    new = 1 + sum(args.fresh or not (config.checkpoint_folder / name).exists() for name in files)  # and one while it is written
     disk = disk_text(config, intervals, parameter_count(model), new)
 
     zeros, seconds_each = sample_zeros(config, *intervals[0])

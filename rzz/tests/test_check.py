@@ -106,6 +106,14 @@ def test_what_the_stage_refuses_the_check_refuses(trained, check, stage, argumen
         check(stage, trained, *arguments)
 
 
+def test_beside_a_run_that_will_be_moved_aside_all_checkpoints_are_new(trained, check, monkeypatch):
+    new = []
+    monkeypatch.setattr(train, "disk_text", lambda config, intervals, parameters, checkpoints: new.append(checkpoints) or "")
+    check("train", trained, "--resume")
+    check("train", trained, "--fresh")
+    assert new == [1, 6]  # last.pt, last.prev.pt, those of 3 rounds, and one while it is written
+
+
 def test_zeros_that_have_a_file_are_not_counted_as_missing(run_copy, check):
     assert "1,199, all in" in check("train", run_copy, "--fresh")["zeros"]
     (run_copy / "data" / "zeros_300_300.npy").unlink()
