@@ -1,7 +1,7 @@
 """How fast this machine is, and how good the forecasts of resource_utils are here.
 
     host = measured_host(device)            # a HostConfig for tuning.host, in about a minute
-    compare_forecasts(host.core)            # forecast and measured time and memory of three models on one core
+    compare_forecasts(host.device, device)  # forecast and measured time and memory of three models
 
 A time is the least of several updates, so that whatever else the machine does counts as little as may be.
 """

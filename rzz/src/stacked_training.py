@@ -1,9 +1,9 @@
 """Many points of the search trained at once: models of one shape as one stacked model.
 
-    stack = Stack([settings_of(config, point) for point in points], device)
+    stack = Stack([point.settings for point in points], steps_per_epoch, device)
     for batch in batches(stack.model, training, batch_size):
         stack.step(batch)
-    stack.nats_per_zero(validation)             # of each point
+    stack.nats_per_zero(batches(stack.model, validation, 512), len(validation))         # of each point
 
 Models this small are bound by the launching of operations, not by arithmetic. So the weights of all points lie in one
 tensor (points, parameters), torch.func.vmap turns each operation of the model into one over all points, and no point
