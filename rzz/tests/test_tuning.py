@@ -304,6 +304,8 @@ def test_a_changed_grid_trains_only_what_is_new(searched_folder, in_process):
     with_grid(searched_folder, {**GRID, "num_layers": [1]})  # what the model had before, now an axis
     tune(searched_folder)
     assert not in_process
+    tune(searched_folder, "--set", "training.compile=off", "--set", "training.log_interval=50")  # which the search does not use
+    assert not in_process
 
 
 def test_a_damaged_state_is_said_and_a_lost_one_trained_again_to_the_same_line(whole_search, search_folder, in_process):
