@@ -89,7 +89,7 @@ def test_training_logs_loss_at_its_steps_and_both_mse(trained):
     losses = [line["loss"] for line in lines if line["kind"] == "training"]
     assert losses[-1] < losses[0]
     text = (trained / "logs" / "rzz.log").read_text()
-    assert re.search(r"train\.py:\d+ round 0/2 · epoch 1/2", text) and "ln 16" in text
+    assert re.search(r"run_log\.py:\d+ round 0/2 · epoch 1/2", text) and "ln 16" in text
 
 
 def test_training_data_is_in_index_order_and_splits_never_touch_the_test_zeros(trained):
@@ -238,7 +238,6 @@ def test_a_second_training_in_the_same_folder_stops_and_names_the_first(trained,
     process = start("train.py", folder, "--resume", "--set", "data.K=12", "--set", "training.epochs=50")
     while "step" not in (folder / "logs" / "training.log").read_text().splitlines()[-1] and process.poll() is None:
         time.sleep(0.01)
-    time.sleep(1)
     try:
         _, errors = run("train.py", folder, "--resume", expect=2)
         assert f"process {process.pid} on" in errors and len(errors.strip().splitlines()) == 1
