@@ -28,9 +28,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import zeros_db
 import zeta_zeros
 from config_utils import CONTEXT, DEFAULT_CONFIG, Config, load_config, require_writable
-from data_utils import END, RiemannZerosDataset, encode_prompts, encode_rows, first_zeros
+from data_utils import END, encode_prompts, encode_rows, first_zeros
 from device_utils import DEVICES, choose_device, compiled, cpu_name, describe_device, fast_cores, synchronize
-from host_utils import compare_forecasts, measured_host, single_thread
+from host_utils import compare_forecasts, measured_host, single_thread, some_zeros
 from logging_utils import run_script, write_json_line
 from metrics_utils import sampled_predictions, sampled_texts, up_to_end
 from references import (
@@ -44,7 +44,6 @@ from references import (
     whole_rows,
 )
 from resource_utils import flops_per_zero
-from riemann_siegel import smooth_zeros
 from training_utils import (
     batches,
     build_model,
@@ -61,7 +60,6 @@ from tuning_workers import finished, tasks_of, tuning_device, worker_pool
 HEIGHTS = (1, 1_000_000, 10_000_000)  # first indexes
 MPMATH_SAMPLE = 3  # zeros: 0.4 to 0.8 s each
 FLINT_SAMPLE = 20  # zeros: 5 to 10 ms each
-FIRST = 10_000_000  # index from which rows are trained on and encoded: the length that most of a full training has
 EQUAL_STEPS, EQUAL_BATCH = 50, 8  # after which the losses of all ways are compared
 LEARNING_STEPS = 150  # after which a model writes rows of the usual length
 TUNED = {  # a part of the default grid with all of its sizes, batch sizes and learning rates
@@ -147,12 +145,6 @@ def sample_rate(zeros, first, count):
 # ------------------------------------------------------------------------------------------------- encode, train, generate
 
 
-def some_zeros(count):
-    """Zeros with the right number of digits from FIRST on; how fast they are read does not depend on their last ones."""
-    indexes = np.arange(FIRST, FIRST + count)
-    return RiemannZerosDataset(indexes, (smooth_zeros(indexes) * 10_000).astype(np.int64))
-
-
 def taking_turns(ways):
     """Call each of the functions `ways` {name: function} REPEATS times in turns; return {name: median seconds}."""
     seconds = {name: [] for name in ways}
@@ -164,7 +156,7 @@ def taking_turns(ways):
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
-def benchmark_encode(arguments):
+def benchmark_encode(_):
     zeros, few = some_zeros(1_000_000), some_zeros(20_000)
     assert (encode_rows(few.indexes, few.values) == encoded_one_by_one(few.indexes, few.values)).all()
     seconds = taking_turns({"encode_rows": lambda: encode_rows(zeros.indexes, zeros.values),

@@ -97,7 +97,7 @@ def precision(device):
     }.get(device.type, "that bfloat16 learns the same digits has not been shown")
 
 
-def spread(device, number):
+def device_of_worker(device, number):
     """Return the device for worker `number`, from 0: on a machine with several CUDA devices they take turns."""
     return torch.device("cuda", number % torch.cuda.device_count()) if device.type == "cuda" else device
 

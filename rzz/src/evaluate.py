@@ -21,7 +21,7 @@ from data_utils import UNIT, interval, test_zeros, training_zeros
 from device_utils import choose_device, describe_device
 from file_utils import atomic_write
 from logging_utils import duration, log, number, run_script, start_logging, write_json_lines
-from metrics_utils import baselines, sampled_predictions, scores
+from metrics_utils import baselines, measure_cells, sampled_predictions, scores
 from model_card import write_model_card
 from training_utils import build_model, cross_entropy_of, parameter_count
 
@@ -119,13 +119,13 @@ def prediction_lines(dataset, predictions):
 def table(result):
     """Return the result as a table for a reader, the baselines beside the model."""
     rows = [("", "MSE", "RMSE", "median |error|", "in spacings", "readable", "nats/zero", "nats/token")]
-    rows.append(("model, sampled", *columns(result), f"{result['nats_per_zero']:.3f}", f"{result['nats_per_token']:.4f}"))
+    rows.append(("model, sampled", *measure_cells(result), f"{result['nats_per_zero']:.3f}", f"{result['nats_per_token']:.4f}"))
     mean = result["mse_of_mean_prediction"]
     rows.append((f"model, mean of {result['runs']} runs", number(mean), number(mean and math.sqrt(mean)), *[""] * 5))
     untrained = result["untrained"]
     rows.append(("untrained model", *[""] * 5, f"{untrained['nats_per_zero']:.3f}", f"{untrained['nats_per_token']:.4f}"))
     for name, measured in result["baselines"].items():
-        rows.append((name, *columns(measured), "", ""))
+        rows.append((name, *measure_cells(measured), "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
              for row in rows]
@@ -135,11 +135,6 @@ def table(result):
     accuracy = " ".join(f"{100 * share:.0f}" for share in result["accuracy_by_position"])
     spread = f"MSE {number(result['mse'])} ± {number(result['mse_spread'])} (standard deviation over the runs)"
     return "\n".join([title, "", *lines, "", spread, f"characters right, by position of the value, in %: {accuracy}"])
-
-
-def columns(measured):
-    return (number(measured["mse"]), number(measured["rmse"]), number(measured["median_absolute_error"]),
-            number(measured["median_error_in_spacings"]), f"{measured['readable']:.4f}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 
 from data_utils import END, UNIT, decode, encode_prompts, mean_spacing
 from device_utils import mixed_seed
+from logging_utils import number
 from riemann_siegel import smooth_zeros
 from transformer import generate
 
@@ -127,3 +128,9 @@ def gue_spacing_density(s):
 def gue_share_below(s):
     """Share of spacings below `s` under gue_spacing_density: its integral from 0."""
     return math.erf(2 * s / math.sqrt(math.pi)) - 4 * s / math.pi * math.exp(-4 * s**2 / math.pi)
+
+
+def measure_cells(measured):
+    """The cells of a table for what `scores` returned: MSE, RMSE, median error, the same in spacings, readable."""
+    names = ("mse", "rmse", "median_absolute_error", "median_error_in_spacings")
+    return [*(number(measured[name]) for name in names), f"{measured['readable']:.4f}"]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from config_utils import CONTEXT
 from data_utils import END, PAD, encode, row_text, targets_of_rows, token_ids, trajectories, zero_text
-from transformer import nucleus_sample
+from transformer import nucleus_sample, on_device
 
 
 def mpmath_zeros(first, count):
@@ -134,8 +134,7 @@ def generate_without_cache(model, prompts, indexes, uniforms, p):
     uniforms = uniforms.reshape(n * runs, CONTEXT)
     finished = np.zeros(n * runs, bool)
     for column in range(prompts.shape[1], CONTEXT):
-        features = model.position_embedding.features(rows, np.repeat(indexes, runs))
-        features = type(features)(*(part if part is None else part.to(device) for part in features))
+        features = on_device(model.position_embedding.features(rows, np.repeat(indexes, runs)), device)
         logits = model(torch.from_numpy(rows).to(device).long(), features)[:, column - 1]
         rows[:, column] = nucleus_sample(logits.cpu(), p, uniforms[:, column]).numpy()
         finished |= rows[:, column] == END

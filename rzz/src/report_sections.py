@@ -10,7 +10,7 @@ import numpy as np
 
 from data_utils import DECIMALS, mean_spacing
 from logging_utils import duration, number
-from metrics_utils import gue_share_below
+from metrics_utils import gue_share_below, measure_cells
 from report_pages import Figure, Figures, Heading, Paragraph, Sentences, Table
 from report_plots import (
     accuracy_map,
@@ -41,9 +41,9 @@ def evaluation_section(evaluation, predictions):
                     f"by nucleus sampling with p = {evaluation['top_p']:g}. The model was trained for "
                     f"{duration(evaluation['seconds_trained'])}, up to zero {evaluation['trained_up_to']:,}.")  # fmt: skip
     yield Table(["", "MSE", "RMSE", "median |error|", "in mean spacings", "readable"], [
-        ["model, sampled", *measures(evaluation)],
+        ["model, sampled", *measure_cells(evaluation)],
         [f"model, mean of {evaluation['runs']} runs", *mean_measures(evaluation["mse_of_mean_prediction"])],
-        *([name, *measures(measured)] for name, measured in evaluation["baselines"].items()),
+        *([name, *measure_cells(measured)] for name, measured in evaluation["baselines"].items()),
     ])  # fmt: skip
     shares = evaluation["accuracy_by_position"]
     yield Table(["place of the character", *place_names(len(shares))], [["right, in %", *(f"{100 * each:.0f}" for each in shares)]])
@@ -52,11 +52,6 @@ def evaluation_section(evaluation, predictions):
     yield Paragraph(f"Cross entropy: {trained}; before training {untrained}.")
     if predictions:
         yield from prediction_blocks(predictions)
-
-
-def measures(measured):
-    return [number(measured["mse"]), number(measured["rmse"]), number(measured["median_absolute_error"]),
-            number(measured["median_error_in_spacings"]), f"{measured['readable']:.4f}"]  # fmt: skip
 
 
 def mean_measures(mse):

@@ -181,12 +181,13 @@ def train(config, model, optimizer, progress, device, stop):
                 if progress.round >= config.data.K:
                     return True
                 progress.round, progress.epoch, progress.row = progress.round + 1, 0, 0
-            training, validation = training_zeros(config, progress.round), validation_zeros(config, progress.round)
+            training = training_zeros(config, progress.round)
+            validation = validation_zeros(config, progress.round) if rank == 0 else None  # the first process alone looks at it
             if rank == 0 and progress.round < config.data.K:
                 fetch_ahead(config, progress.round + 2)
             if rank == 0 and progress.step == 0:
                 log_before_first_step(model, validation)
-            if progress.epoch == progress.row == 0:
+            if rank == 0 and progress.epoch == progress.row == 0:
                 log_round(config, model, progress, training, validation)
             clock = Clock(progress, device)
             while progress.epoch < settings.epochs:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from config_utils import INDEX_EMBEDDINGS, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
-from device_utils import choose_device, device_count, fast_cores, messengers, spread, to_cpu
+from device_utils import choose_device, device_count, device_of_worker, fast_cores, messengers, to_cpu
 from metrics_utils import sampled_predictions
 from training_utils import build_model, cross_entropy_of, make_optimizer, training_step
 
@@ -96,7 +96,7 @@ def test_on_a_mac_the_performance_cores_count_where_the_system_names_them(monkey
 
 
 def test_workers_take_turns_on_the_devices_of_a_machine(monkeypatch):
-    assert spread(torch.device("cpu"), 3) == torch.device("cpu") and device_count(torch.device("cpu")) == 1
+    assert device_of_worker(torch.device("cpu"), 3) == torch.device("cpu") and device_count(torch.device("cpu")) == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     chosen = torch.device("cuda", 0)
-    assert [spread(chosen, number).index for number in range(4)] == [0, 1, 0, 1] and device_count(chosen) == 2
+    assert [device_of_worker(chosen, number).index for number in range(4)] == [0, 1, 0, 1] and device_count(chosen) == 2
