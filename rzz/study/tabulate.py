@@ -1,4 +1,5 @@
-"""The tables of rzz/results.md from the runs of rzz/study/run.sh: one line a scale and embedding, over all seeds.
+"""The tables of rzz/results.md from the runs of rzz/study/run.sh: one line a scale and embedding, over all seeds; then the
+curves of the models that see digits alone.
 
     .venv/bin/python rzz/study/tabulate.py
 """
@@ -29,6 +30,24 @@ def main():
         for embedding, runs in found.items():
             if runs:
                 print("| " + " | ".join((f"`{embedding}`", str(len(runs)), *cells(runs))) + " |")
+
+
+    print("\nMSE on the validation sample at the end of each round, median of the seeds\n")
+    print("| scale, embedding | " + " | ".join(map(str, range(1, 11))) + " |\n|" + "---|" * 11)
+    for scale in SCALES:
+        for embedding in ("digits", "place"):
+            if rounds := curve(scale, embedding):
+                print(f"| {scale}, `{embedding}` | " + " | ".join(f"{mse:.1e}" for mse in rounds) + " |")
+
+
+def curve(scale, embedding):
+    """Return the median over the seeds of the last sampled MSE of each round; infinite where nothing was readable."""
+    seeds = []
+    for path in sorted(RUNS.glob(f"{scale}_{embedding}_*/logs/training.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        last = {line["round"]: line["mse_validation"] for line in lines if line["kind"] == "validation"}
+        seeds.append([np.inf if mse is None else mse for _, mse in sorted(last.items())])
+    return np.median(seeds, axis=0) if seeds else []
 
 
 def results(scale, embedding):
