@@ -36,7 +36,8 @@ def main():
     print("| scale, embedding | " + " | ".join(map(str, range(1, 11))) + " |\n|" + "---|" * 11)
     for scale in SCALES:
         for embedding in ("digits", "place"):
-            if rounds := curve(scale, embedding):
+            rounds = curve(scale, embedding)
+            if len(rounds):
                 print(f"| {scale}, `{embedding}` | " + " | ".join(f"{mse:.1e}" for mse in rounds) + " |")
 
 
