@@ -44,8 +44,8 @@ def main():
 def curve(scale, embedding):
     """Return the median over the seeds of the last sampled MSE of each round; infinite where nothing was readable."""
     seeds = []
-    for path in sorted(RUNS.glob(f"{scale}_{embedding}_*/logs/training.jsonl")):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for path in sorted(RUNS.glob(f"{scale}_{embedding}_*/logs/evaluation.json")):
+        lines = [json.loads(line) for line in path.with_name("training.jsonl").read_text().splitlines()]
         last = {line["round"]: line["mse_validation"] for line in lines if line["kind"] == "validation"}
         seeds.append([np.inf if mse is None else mse for _, mse in sorted(last.items())])
     return np.median(seeds, axis=0) if seeds else []
