@@ -92,9 +92,9 @@ class IndexEmbedding(nn.Module):
         if self.kind == "place":
             return IndexFeatures(position)
         smooth = smooth_zeros(indexes)
-        digit, other, weight, distance = map(torch.from_numpy, left_to_write(tokens, smooth, start))
-        phase = torch.from_numpy(prime_phases(smooth, self.primes)) if self.kind == "primes" else None
-        return IndexFeatures(position, digit.long(), other.long(), weight, distance, phase)
+        digit, other, weight, distance = left_to_write(tokens, smooth, start)
+        told = [torch.from_numpy(array) for array in (digit.astype(np.int64), other.astype(np.int64), weight, distance)]
+        return IndexFeatures(position, *told, torch.from_numpy(prime_phases(smooth, self.primes)) if self.kind == "primes" else None)
 
 
 def position_from_colon(tokens, start=0):

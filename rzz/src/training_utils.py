@@ -111,7 +111,11 @@ def batches(model, dataset, batch_size, start=0, rank=0, processes=1):
 
 def prepared(position_embedding, dataset, row, size, batch_size, mine):
     """Return (chunk, asked): of up to `size` rows from `row` on, in batches, the rows `mine` of each as one Batch on the CPU,
-    and for each batch how many trajectories all of it has."""
+    and for each batch how many trajectories all of it has.
+
+    By numpy alone: a second thread that calls torch's operations has threads of its own for them, more than there are
+    cores, and OpenMP then lets all of them sleep between operations, which makes training on a CPU a quarter slower.
+    """
     size = math.ceil(min(size, len(dataset) - row) / batch_size) * batch_size
     tokens, targets, indexes = dataset.batch(row, size)
     asked = (targets != PAD).reshape(size // batch_size, -1).sum(1).tolist()
@@ -119,7 +123,8 @@ def prepared(position_embedding, dataset, row, size, batch_size, mine):
     tokens, targets, indexes = tokens[chosen], targets[chosen, dataset.first :], indexes[chosen]
     targets[np.tile(mine >= batch_size, size // batch_size)] = PAD
     features = position_embedding.features(tokens, indexes)
-    return Batch(torch.from_numpy(tokens).long(), torch.from_numpy(targets).long(), features, sum(asked)), asked
+    tokens, targets = (torch.from_numpy(array.astype(np.int64)) for array in (tokens, targets))
+    return Batch(tokens, targets, features, sum(asked)), asked
 
 
 def logits_of(model, batch):
