@@ -94,7 +94,8 @@ class IndexEmbedding(nn.Module):
         smooth = smooth_zeros(indexes)
         digit, other, weight, distance = left_to_write(tokens, smooth, start)
         told = [torch.from_numpy(array) for array in (digit.astype(np.int64), other.astype(np.int64), weight, distance)]
-        return IndexFeatures(position, *told, torch.from_numpy(prime_phases(smooth, self.primes)) if self.kind == "primes" else None)
+        phase = torch.from_numpy(prime_phases(smooth, self.primes)) if self.kind == "primes" else None
+        return IndexFeatures(position, *told, phase)
 
 
 def position_from_colon(tokens, start=0):
