@@ -2,7 +2,7 @@
 # The trainings behind rzz/results.md: every index embedding at every scale, three seeds each, one after the other on one
 # core, with the model and settings of rzz/study/config.json. Finished ones are not done again; interrupted ones go on.
 #
-#   bash rzz/study/run.sh                        # all: about an hour and a half on one AMD EPYC core
+#   bash rzz/study/run.sh                        # all: about two hours on one core of an Intel Xeon
 #   bash rzz/study/run.sh 10000 primes 1         # one scale, one embedding, one seed
 #
 # Scales: 10000 and 50000 are the sizes of ten intervals from the beginning. "height" is ten intervals of 10,000 zeros that

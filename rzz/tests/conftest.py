@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import sys
 from contextlib import contextmanager
@@ -29,6 +30,17 @@ def run_folder(tmp_path):
     """A run folder whose config.json describes a training of seconds: 10 batches an epoch, rounds 0, 1 and 2."""
     write_config(tmp_path, SMALL_RUN)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging():
+    """Undo what start_logging of a stage called in a test does, so that the next test's caplog sees the log."""
+    yield
+    for logger in (logging.getLogger("rzz"), logging.getLogger("rzz.training")):
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.propagate = True
 
 
 def batch_of(model, dataset, size):
