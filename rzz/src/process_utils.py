@@ -1,6 +1,6 @@
 """Several processes that train one model, a device each, as torchrun starts them.
 
-    torchrun --nproc_per_node=4 rzz/src/train.py --resume
+    torchrun --standalone --nproc_per_node=4 rzz/src/train.py --resume
 
 Each computes its share of every batch and the gradients are averaged (DistributedDataParallel), so that n devices make the
 update of one. Everything here is also right in a process that is alone, where it costs nothing.

@@ -17,7 +17,7 @@ SETTINGS = ("--set", "model.dropout=0", "--set", "training.log_interval=1")
 
 
 def several(count, config, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={count}", SRC / "train.py"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", SRC / "train.py"]
     return subprocess.Popen([*command, "--config", config, *SETTINGS, *arguments], stderr=subprocess.PIPE, text=True)
 
 
