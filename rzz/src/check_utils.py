@@ -9,8 +9,9 @@ import shutil
 import time
 
 from config_utils import UserError
-from data_utils import missing_zeros, zeros_in_memory
+from data_utils import zeros_in_memory
 from device_utils import describe_device, memory, synchronize
+from interval_files import missing_zeros
 from logging_utils import duration
 
 SAMPLE = 8192  # zeros, most that are computed for a look

@@ -1,4 +1,4 @@
-"""From zeros to what the model reads: tokens, rows, interval files, the Dataset, and the splits.
+"""From zeros to what the model reads: tokens, rows, the Dataset, and the splits.
 
     encode("b10:49.7738e")                  # [12, 1, 0, 11, 4, 9, 10, 7, 7, 3, 8, 13]
     row_text(10, 497738)                    # 'b10:49.7738epppppppppppppppppppp'
@@ -8,28 +8,18 @@ A value is the imaginary part of a zero cut after four decimals, as an int64 of 
 text of one zero, padded to the context of 32 tokens, as uint8 token ids.
 """
 
-import hashlib
-import io
-import itertools
 import logging
-import math
-import multiprocessing
-import os
-import sys
-from contextlib import contextmanager
-from pathlib import Path
 
-import mpmath
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 import zeros_db
-from config_utils import CONTEXT, UserError, require_writable, validation_size
+from config_utils import CONTEXT, UserError, validation_size
 from device_utils import mixed_seed
-from file_utils import atomic_write, exclusive_lock, move_aside
-from logging_utils import progress_bar
-from riemann_siegel import smooth_zeros
+from file_utils import move_aside
+from interval_files import load_values, stored_values, write_values
+from zero_values import DECIMALS, UNIT, values_in_memory
 
 log = logging.getLogger("rzz")
 
@@ -37,11 +27,6 @@ vocabulary: list[str] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", ".", 
 token_ids = {character: number for number, character in enumerate(vocabulary)}
 POINT, COLON, BEGIN, END, PAD = (token_ids[character] for character in ".:bep")
 
-DECIMALS = 4
-UNIT = 10**DECIMALS  # a value counts ten-thousandths
-CHUNK = 16_384  # zeros that an interruption of a fetch can lose
-FETCH_AHEAD = 100_000  # zeros; fewer are computed sooner than a process starts
-DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
 VALIDATION_STREAM = 1  # tells the draw of validation samples apart from other uses of the seed
 
 
@@ -59,17 +44,6 @@ def encode(text):
 def decode(ids):
     """Return the text of a sequence of token ids."""
     return "".join(vocabulary[number] for number in ids)
-
-
-def truncated_value(zero):
-    """Return the int of ten-thousandths below the mpf `zero`, cut and not rounded, exactly.
-
-    Works on the number's own mantissa and exponent, so mpmath's working precision does not matter.
-    """
-    sign, mantissa, exponent, _ = zero._mpf_
-    if sign or not mantissa:
-        raise ValueError(f"{zero} is not a positive number")
-    return int(mantissa * UNIT >> -exponent if exponent < 0 else mantissa * UNIT << exponent)
 
 
 def zero_text(index, value):
@@ -220,6 +194,16 @@ def targets_of_rows(rows):
 # ------------------------------------------------------------------------------------------------------------- splits
 
 
+def stored_zeros(config, first, count):
+    """Return the zeros first … first + count - 1 from their file in data/, which is made where it is missing."""
+    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), stored_values(config, first, count))
+
+
+def zeros_in_memory(config, first, count):
+    """Return the zeros first … first + count - 1 straight from zeros_db: no file in data/ is read or written."""
+    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values_in_memory(config, first, count))
+
+
 def first_zeros(config):
     """The zeros that tuning searches on, 1 … tuning.zeros, as (training part, validation part: the last tenth)."""
     zeros = stored_zeros(config, 1, config.tuning.zeros)
@@ -285,248 +269,3 @@ def interval(config, t):
     """Return (first index, number of zeros) of interval t: [t·S, (t + 1)·S), without the index 0, where no zero is."""
     size = config.data.interval_size
     return (1, size - 1) if t == 0 else (t * size, size)
-
-
-# ----------------------------------------------------------------------------------------------------- interval files
-
-
-def stored_zeros(config, first, count):
-    """Return the zeros first … first + count - 1 from their file in data/, which is made where it is missing.
-
-    A file that is short, damaged, altered, or far from the smooth count is named in the log, moved aside, and made again.
-    """
-    require_writable(config.data_folder)
-    path = interval_file(config, first, count)
-    try:
-        values = read_values(path, first, count)
-    except (FileNotFoundError, ValueError):
-        with exclusive_lock(config.data_folder / ".lock", f"process {os.getpid()}", wait=True):
-            values = made_values(config, path, first, count)
-    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values)
-
-
-def made_values(config, path, first, count):
-    """Make the interval file `path` and return its values, unless another process has made it meanwhile."""
-    if path.exists():
-        try:
-            return read_values(path, first, count)
-        except ValueError as error:
-            log.warning("%s; moved to %s and made again", error, move_aside(path).name)
-    partial = path.with_suffix(".partial")
-    values = fetch_values(config, first, count, partial)
-    write_values(path, values)
-    partial.unlink(missing_ok=True)
-    return values
-
-
-def interval_file(config, first, count):
-    """The path of the file of these zeros, whether it is there or not."""
-    return config.data_folder / f"zeros_{first}_{count}.npy"
-
-
-def missing_zeros(config, intervals):
-    """Number of zeros in those of `intervals`, pairs (first, count), that have no file in data/ yet."""
-    return sum(count for first, count in intervals if not interval_file(config, first, count).exists())
-
-
-def fetch_ahead(config, t):
-    """Begin to make the file of interval t, if it is missing and large, in a process of its own beside the training.
-
-    A thread would not do: where zeros are taken one by one it keeps Python from giving the device its work. What goes
-    wrong there is met again, and said, when the interval is needed.
-    """
-    first, count = interval(config, t)
-    if count >= FETCH_AHEAD and not interval_file(config, first, count).exists():
-        multiprocessing.get_context("spawn").Process(target=fetch_silently, args=(config, first, count), daemon=True).start()
-
-
-def fetch_silently(config, first, count):
-    sys.stderr = open(os.devnull, "w")  # the terminal belongs to the training's progress bar
-    stored_zeros(config, first, count)
-
-
-def write_values(path, values):
-    """Write an int64 array to `path` in numpy's format with a SHA-256 of that at the end, which np.load leaves unread."""
-    buffer = io.BytesIO()
-    np.save(buffer, values, allow_pickle=False)
-    with disk_errors(path), atomic_write(path) as file:
-        file.write(with_digest(buffer.getvalue()))
-
-
-def read_values(path, first, count):
-    """Return the int64 values (count,) of an interval file. Raises ValueError, naming the file, for anything odd."""
-    values = load_values(path, count)
-    check_values(values, first, str(path))
-    return values
-
-
-def load_values(path, count):
-    """Return the int64 array (count,) that write_values wrote. Raises ValueError, naming the file, where it is another."""
-    content = without_digest(path.read_bytes())
-    if content is None:
-        raise ValueError(f"{path} is damaged: its checksum does not match")
-    values = np.load(io.BytesIO(content), allow_pickle=False)
-    if values.dtype != np.int64 or values.shape != (count,):
-        raise ValueError(f"{path} holds {values.dtype} {values.shape} instead of {count} int64 values")
-    return values
-
-
-def fetch_values(config, first, count, partial):
-    """Return the values first … first + count - 1 from zeros_db, checked as they come, with a progress bar.
-
-    What has come is kept in the file `partial`, chunk by chunk, each with its checksum, so that after an interruption
-    at most one chunk is fetched again.
-    """
-    choose_source(config)
-    chunks = read_chunks(partial)
-    filled = sum(map(len, chunks))
-    if filled:
-        log.info("going on with %s after %s zeros", partial.name, f"{filled:,}")
-    with source_errors(first, count), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
-        zeros = pairs_from(first + filled, count - filled) if filled < count else iter(())
-        while len(chunk := values_of_pairs(itertools.islice(zeros, min(CHUNK, count - filled + 1)), first + filled)):
-            chunks.append(chunk)
-            filled += len(chunk)
-            with disk_errors(partial), open(partial, "ab") as file:
-                file.write(with_digest(chunk.tobytes()))
-            bar.update(len(chunk))
-            if filled > count:
-                break
-    if filled != count:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"zeros_db gave {filled} zeros or more from index {first} on instead of {count}.")
-    try:
-        return checked(np.concatenate(chunks), first)
-    except UserError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def zeros_in_memory(config, first, count):
-    """Return the zeros first … first + count - 1 straight from zeros_db: no file in data/ is read or written."""
-    choose_source(config)
-    with source_errors(first, count):
-        values = values_of_pairs(itertools.islice(pairs_from(first, count), count), first)
-    if len(values) != count:
-        raise UserError(f"zeros_db gave {len(values)} zeros from index {first} on instead of {count}.")
-    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), checked(values, first))
-
-
-def choose_source(config):
-    """Tell zeros_db where Platt's tables are, if the settings name them."""
-    if config.data.platt_tables:
-        if not hasattr(zeros_db, "use_platt_tables"):
-            raise UserError('This zeros_db.py does not read Platt\'s tables; set data.platt_tables to "".')
-        zeros_db.use_platt_tables(str(config.folder / Path(config.data.platt_tables).expanduser()))
-
-
-@contextmanager
-def source_errors(first, count):
-    """Turn what zeros_db raises within the block into a UserError, and give mpmath its precision back."""
-    with mpmath.workprec(mpmath.mp.prec):
-        try:
-            yield
-        except (ValueError, TypeError, AttributeError, ArithmeticError, OSError) as error:
-            raise UserError(f"zeros_db could not give zeros {first} … {first + count - 1}: {error}.") from error
-
-
-def checked(values, first):
-    """Return `values`. Raises UserError where they cannot be the zeros from index `first` on."""
-    try:
-        check_values(values, first, "zeros_db")
-    except ValueError as error:
-        raise UserError(f"{error}; rzz/src/zeros_db.py is not to be trusted here.") from error
-    return values
-
-
-def pairs_from(first, count):
-    """Return an iterator over what zeros_db gives from index `first` on.
-
-    The LMFDB's reader, asked for the zero at a block's border, begins one too late. So where zero first + 1 comes first,
-    it is asked again from one zero before, and what comes before `first` is left out.
-    """
-    for earlier in (0, 1):
-        zeros = iter(zeros_db.zeros_starting_at_N(first - earlier, count + earlier))
-        zeros = itertools.dropwhile(lambda pair: pair[0] < first, zeros)
-        begin = next(zeros, None)
-        if begin is None or begin[0] != first + 1:
-            break
-    return itertools.chain([] if begin is None else [begin], zeros)
-
-
-def values_of_pairs(pairs, first):
-    """Return the int64 values of an iterator of (index, mpf). Raises UserError where an index is not first, first + 1, …
-
-    Pair by pair: in a list of them Python's garbage collector would spend as long as their computation takes.
-    """
-
-    def values():
-        for expected, (index, zero) in enumerate(pairs, first):
-            if index != expected:
-                raise UserError(f"zeros_db gave zero {index} where zero {expected} was expected.")
-            yield truncated_value(zero)
-
-    return np.fromiter(values(), np.int64)
-
-
-def read_chunks(partial):
-    """Return the whole chunks of an interrupted fetch as int64 arrays, and cut the file after the last of them."""
-    if not partial.exists():
-        return []
-    content, size = partial.read_bytes(), CHUNK * 8 + DIGEST_SIZE
-    chunks = []
-    while (piece := without_digest(content[len(chunks) * size : (len(chunks) + 1) * size])) is not None:
-        chunks.append(np.frombuffer(piece, np.int64))
-    with open(partial, "r+b") as file:
-        file.truncate(len(chunks) * size)
-    return chunks
-
-
-def with_digest(content):
-    return content + hashlib.sha256(content).digest()
-
-
-def without_digest(content):
-    """Return what with_digest was given, or None where the digest does not match."""
-    content, digest = content[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
-    return content if content and hashlib.sha256(content).digest() == digest else None
-
-
-@contextmanager
-def disk_errors(path):
-    """Turn an OSError within the block into a UserError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"Cannot write {path} ({error.strerror}); free some space and run the same command again.") from error
-
-
-def check_values(values, first, source):
-    """Raise ValueError where `values` are not increasing or lie far from where the smooth count expects them.
-
-    A zero is about S(t) mean spacings away from the smooth count, and |S(t)| was below 3.4 wherever anyone computed it
-    (Bober and Hiary, "New computations of the Riemann zeta function on the critical line", 2018). So a wrong digit
-    jumps out, and a list whose indexes are off by one is off by one spacing on the average, where the true zeros are
-    off by less than 0.02 over any 100.
-    """
-    if (np.diff(values) <= 0).any():
-        position = int(np.flatnonzero(np.diff(values) <= 0)[0])
-        raise ValueError(f"{source}: zero {first + position + 1} is not above zero {first + position}")
-    indexes = np.arange(first, first + len(values), dtype=np.int64)
-    smooth = smooth_zeros(indexes)
-    spacing = mean_spacing(smooth)
-    off = np.abs(values / UNIT - smooth) / spacing
-    if off.max(initial=0) > 4:
-        position = int(off.argmax())
-        raise ValueError(
-            f"{source}: zero {first + position} is given as {values[position] / UNIT}, "
-            f"{off[position]:.1f} mean spacings from {smooth[position]:.4f}, where the smooth count expects it"
-        )
-    drift = float(np.mean((values / UNIT - smooth) / spacing))
-    if len(values) >= 100 and abs(drift) > 0.5:
-        raise ValueError(f"{source}: zeros {first} … lie {drift:+.2f} mean spacings off on the average: the indexes are shifted")
-
-
-def mean_spacing(t):
-    """Mean distance of neighbouring zeros at height t, 2π / log(t / 2π); an array for an array."""
-    return 2 * math.pi / np.log(np.asarray(t) / (2 * math.pi))

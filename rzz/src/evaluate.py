@@ -17,13 +17,14 @@ from pathlib import Path
 from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
 from checkpoint_utils import chosen_checkpoint, trained_model, trained_up_to
 from config_utils import ModelConfig, UserError, load_config, stage_parser
-from data_utils import UNIT, interval, test_zeros, training_zeros
+from data_utils import interval, test_zeros, training_zeros
 from device_utils import choose_device, describe_device
 from file_utils import atomic_write
 from logging_utils import duration, log, number, run_script, start_logging, write_json_lines
 from metrics_utils import baselines, measure_cells, sampled_predictions, scores
 from model_card import write_model_card
 from training_utils import build_model, cross_entropy_of, parameter_count
+from zero_values import UNIT
 
 
 def main(argv=None):

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from config_utils import HostConfig, ModelConfig, SpeedConfig, TrainingConfig
-from data_utils import UNIT, RiemannZerosDataset
+from data_utils import RiemannZerosDataset
 from device_utils import describe_device, fast_cores, synchronize
 from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
 from riemann_siegel import smooth_zeros
 from training_utils import batches, build_model, cross_entropy, logits_of, make_optimizer, parameter_count, training_step
+from zero_values import UNIT
 
 # (d_model, layers, batch size): launching decides the first, arithmetic the last. Those compared are none of those fitted.
 FITTED = [(d_model, layers, size) for d_model, layers in ((32, 1), (64, 2), (64, 4), (128, 4)) for size in (16, 64, 128)]

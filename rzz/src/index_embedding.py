@@ -25,8 +25,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from config_utils import CONTEXT, INDEX_EMBEDDINGS
-from data_utils import COLON, DECIMALS, POINT
+from data_utils import COLON, POINT
 from riemann_siegel import smooth_zeros
+from zero_values import DECIMALS
 
 FIXED = 10**6  # γ̄ and values so far are int64 in millionths
 POWERS = 10 ** np.arange(19, dtype=np.int64)

@@ -12,11 +12,12 @@ import re
 import numpy as np
 import torch
 
-from data_utils import END, UNIT, decode, encode_prompts, mean_spacing
+from data_utils import END, decode, encode_prompts
 from device_utils import mixed_seed
 from logging_utils import number
 from riemann_siegel import smooth_zeros
 from transformer import generate
+from zero_values import UNIT, mean_spacing
 
 GENERATION_BATCH = 1024  # zeros × runs written at a time; bounds the memory of keys and values
 NUMBER = re.compile(r"b\d+:(\d+(?:\.\d+)?)e")

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data_utils import PAD, UNIT, encode, mean_spacing, vocabulary
+from data_utils import PAD, encode, vocabulary
 from device_utils import mixed_seed
 from metrics_utils import parse_value, written_texts
 from riemann_siegel import smooth_zeros
 from transformer import on_device
+from zero_values import UNIT, mean_spacing
 
 SHOWN = 0.001  # probability from which a character is told
 

@@ -8,7 +8,6 @@ from collections import Counter
 
 import numpy as np
 
-from data_utils import DECIMALS, mean_spacing
 from logging_utils import duration, number
 from metrics_utils import gue_share_below, measure_cells
 from report_pages import Figure, Figures, Heading, Paragraph, Sentences, Table
@@ -23,6 +22,7 @@ from report_plots import (
     tuning_map,
 )
 from riemann_siegel import smooth_zeros
+from zero_values import DECIMALS, mean_spacing
 
 ENDS = 5  # best and worst predictions that are shown
 BEST_POINTS = 10  # of the tuning grid that are listed

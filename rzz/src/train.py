@@ -27,9 +27,10 @@ from checkpoint_utils import (
     save_checkpoint,
 )
 from config_utils import UserError, load_config, require_writable, stage_parser
-from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
+from data_utils import interval, require_zeros, training_zeros, validation_zeros
 from device_utils import choose_device, compiled, free_memory, is_out_of_memory
 from file_utils import exclusive_lock
+from interval_files import fetch_ahead
 from logging_utils import (
     duration,
     log,
@@ -184,7 +185,7 @@ def train(config, model, optimizer, progress, device, stop):
             training = training_zeros(config, progress.round)
             validation = validation_zeros(config, progress.round) if rank == 0 else None  # the first process alone looks at it
             if rank == 0 and progress.round < config.data.K:
-                fetch_ahead(config, progress.round + 2)
+                fetch_ahead(config, *interval(config, progress.round + 2))
             if rank == 0 and progress.step == 0:
                 log_before_first_step(model, validation)
             if rank == 0 and progress.epoch == progress.row == 0:

@@ -18,10 +18,11 @@ import numpy as np
 
 from checkpoint_utils import latest_checkpoint, trained_model
 from config_utils import UserError, load_config, stage_parser
-from data_utils import UNIT, interval, mean_spacing, stored_zeros
+from data_utils import interval, stored_zeros
 from logging_utils import run_script, start_logging
 from metrics_utils import sampled_predictions
 from riemann_siegel import smooth_zeros
+from zero_values import UNIT, mean_spacing
 
 TABLE_PRIMES = (2, 3, 5, 7, 11, 13, 31, 101, 499, 997)
 

@@ -18,9 +18,9 @@ from data_utils import (
     encode_rows,
     row_text,
     trajectories,
-    truncated_value,
     vocabulary,
 )
+from zero_values import truncated_value
 
 SPECIFIED_ZEROS = [
     (10, "49.7738324776723021819167846785638367196"),

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from conftest import SMALL_RUN, write_config
 
-import data_utils
+import interval_files
 import zeros_db
 from config_utils import UserError, load_config
-from data_utils import fetch_ahead, require_zeros, stored_zeros, training_zeros, truncated_value
+from data_utils import interval, require_zeros, stored_zeros, training_zeros
+from interval_files import fetch_ahead
+from zero_values import truncated_value
 
 NAME = "zeros_300_300.npy"
 
@@ -35,17 +37,17 @@ def test_an_interval_is_one_file_that_numpy_reads(config):
 
 
 def test_the_interval_after_next_is_made_by_another_process_and_whoever_needs_it_waits(config, monkeypatch):
-    monkeypatch.setattr(data_utils, "FETCH_AHEAD", 300)
-    fetch_ahead(config, 1)
+    monkeypatch.setattr(interval_files, "FETCH_AHEAD", 300)
+    fetch_ahead(config, *interval(config, 1))
     (process,) = multiprocessing.active_children()
     lock = config.data_folder / ".lock"
     while process.is_alive() and not (lock.exists() and lock.read_text()):  # it says who holds it
         time.sleep(0.01)
-    monkeypatch.setattr(data_utils, "fetch_values", lambda *arguments: pytest.fail("it is being fetched already"))
+    monkeypatch.setattr(interval_files, "fetch_values", lambda *arguments: pytest.fail("it is being fetched already"))
     assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
     process.join()
     assert process.exitcode == 0
-    fetch_ahead(config, 1)
+    fetch_ahead(config, *interval(config, 1))
     assert not multiprocessing.active_children()
 
 
@@ -59,14 +61,14 @@ def test_a_damaged_file_that_another_process_mends_first_is_taken_as_it_is(confi
         path.write_bytes(good)
         yield
 
-    monkeypatch.setattr(data_utils, "exclusive_lock", lock_after_another_process)
-    monkeypatch.setattr(data_utils, "fetch_values", lambda *arguments: pytest.fail("it is there already"))
+    monkeypatch.setattr(interval_files, "exclusive_lock", lock_after_another_process)
+    monkeypatch.setattr(interval_files, "fetch_values", lambda *arguments: pytest.fail("it is there already"))
     assert training_zeros(config, 1).values.tolist() == values
     assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
 
 
 def test_small_intervals_are_not_fetched_ahead(config):
-    fetch_ahead(config, 1)
+    fetch_ahead(config, *interval(config, 1))
     assert not multiprocessing.active_children()
 
 
@@ -99,7 +101,7 @@ def test_a_damaged_or_altered_file_is_named_moved_aside_and_made_again(config, d
 ])  # fmt: skip
 def test_a_file_of_other_numbers_is_not_believed_even_with_a_right_checksum(config, change):
     good = training_zeros(config, 1)
-    data_utils.write_values(config.data_folder / NAME, change(good.values))
+    interval_files.write_values(config.data_folder / NAME, change(good.values))
     assert (training_zeros(config, 1).values == good.values).all()
     assert (config.data_folder / f"{NAME}.bad-1").exists()
 
@@ -116,7 +118,7 @@ def interrupted_after(count, error):
 
 
 def test_an_interrupted_fetch_goes_on_and_loses_at_most_a_chunk(config, monkeypatch):
-    monkeypatch.setattr(data_utils, "CHUNK", 64)
+    monkeypatch.setattr(interval_files, "CHUNK", 64)
     with monkeypatch.context() as patch:
         patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(150, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
@@ -133,7 +135,7 @@ def test_an_interrupted_fetch_goes_on_and_loses_at_most_a_chunk(config, monkeypa
 
 
 def test_an_altered_partial_file_is_not_believed(config, monkeypatch):
-    monkeypatch.setattr(data_utils, "CHUNK", 64)
+    monkeypatch.setattr(interval_files, "CHUNK", 64)
     with monkeypatch.context() as patch:
         patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(250, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
@@ -170,7 +172,7 @@ def test_a_users_reader_that_begins_one_zero_late_at_a_border_works(config, monk
     def like_the_lmfdb(N, number_of_zeros):
         return own(N + 1 if N == border else N, number_of_zeros)
 
-    monkeypatch.setattr(data_utils, "CHUNK", 64)
+    monkeypatch.setattr(interval_files, "CHUNK", 64)
     if border == 364:  # the first chunk has come before
         with monkeypatch.context() as patch:
             patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(64, KeyboardInterrupt()))

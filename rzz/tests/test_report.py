@@ -16,11 +16,12 @@ import report
 import train
 import tune_hyper_parameters
 from config_utils import UserError, load_config
-from data_utils import UNIT, validation_zeros
+from data_utils import validation_zeros
 from metrics_utils import gue_share_below, gue_spacing_density
 from report_pages import Figures, Sentences, Table
 from report_sections import evaluation_section, prediction_blocks, sentence, training_section, tuning_section
 from riemann_siegel import smooth_zeros
+from zero_values import UNIT
 
 
 @pytest.fixture(scope="module")
