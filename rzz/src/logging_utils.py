@@ -31,13 +31,14 @@ INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 class TerminalHandler(logging.Handler):
     """Writes lines to standard error above a progress bar, if there is one.
 
-    Where its reader has gone, as tee in `train.py 2>&1 | tee file` after Ctrl-C, the program goes on to its end unheard.
+    Where its reader has gone, as tee in `train.py 2>&1 | tee file` after Ctrl-C or a terminal that was closed, the program goes
+    on to its end unheard.
     """
 
     def emit(self, record):
         try:
             tqdm.write(self.format(record), file=sys.stderr)
-        except BrokenPipeError:
+        except OSError:
             write_nowhere(sys.stderr)
 
 
@@ -160,7 +161,7 @@ def read_json_lines(path):
 
 @contextmanager
 def stop_requests():
-    """Within the block, Ctrl-C and SIGTERM only leave their number in the list that is yielded.
+    """Within the block Ctrl-C, SIGTERM and a closed terminal (SIGHUP) only leave their number in the list that is yielded.
 
     The loop looks at it once a step and ends where it is safe. A second Ctrl-C interrupts at once; not so where torchrun
     passes on to its processes what the terminal has told them already.
@@ -175,7 +176,10 @@ def stop_requests():
         received.append(number)
         log.info("Stopping after this step …")
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup a training outlives its terminal
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:

@@ -14,6 +14,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from config_utils import UserError
 from device_utils import messengers
 
 AGREE_EVERY = 8  # steps; a look at what the other processes want takes as long as a message to them
@@ -22,6 +23,13 @@ AGREE_EVERY = 8  # steps; a look at what the other processes want takes as long 
 def is_alone():
     """Whether torchrun has started no other process beside this one."""
     return int(os.environ.get("WORLD_SIZE", 1)) == 1
+
+
+def require_shareable(device):
+    """Raise UserError where torchrun has started several processes on a device that they cannot train one model on."""
+    if not is_alone() and device.type not in ("cpu", "cuda"):
+        raise UserError(f"torchrun spreads a training over CPUs or CUDA devices, not over {device.type}: run train.py without it, "
+                        "or with --device cpu.")
 
 
 @contextmanager

@@ -5,8 +5,8 @@
     python rzz/src/train.py --resume --check             # what it would meet and how long it would take; writes nothing
     python rzz/src/train.py --resume --set data.K=3      # with a setting changed for this command
 
-Round t trains on interval t, training.epochs passes of it, and looks at 1% of interval t + 1 as it goes. Ctrl-C or
-SIGTERM finishes the step, saves checkpoints/last.pt and stops. Settings are in rzz/config.json.
+Round t trains on interval t, training.epochs passes of it, and looks at 1% of interval t + 1 as it goes. Ctrl-C,
+SIGTERM or a closed terminal finishes the step, saves checkpoints/last.pt and stops. Settings are in rzz/config.json.
 """
 
 import datetime
@@ -17,15 +17,7 @@ import signal
 import torch
 
 from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
-from checkpoint_utils import (
-    LAST,
-    PREVIOUS,
-    checkpoint_files,
-    latest_checkpoint,
-    make_checkpoint,
-    restore,
-    save_checkpoint,
-)
+from checkpoint_utils import LAST, PREVIOUS, latest_checkpoint, restore
 from config_utils import UserError, load_config, require_writable, stage_parser
 from data_utils import interval, require_zeros, training_zeros, validation_zeros
 from device_utils import choose_device, compiled, free_memory, is_out_of_memory
@@ -40,9 +32,18 @@ from logging_utils import (
     stop_requests,
     training_log,
 )
-from model_card import NAME as MODEL_CARD
 from model_card import write_model_card
-from process_utils import agreed, is_alone, process_count, process_rank, processes, shared_among_processes, wait_for_all
+from process_utils import (
+    agreed,
+    is_alone,
+    process_count,
+    process_rank,
+    processes,
+    require_shareable,
+    shared_among_processes,
+    wait_for_all,
+)
+from run_files import check_fits, move_run_aside, refuse_to_overwrite, require_saved, save
 from run_log import (
     cost,
     describe_run,
@@ -63,9 +64,6 @@ from training_utils import (
     training_step,
 )
 
-# What the row position and the weights of a run depend on; a resumed run must agree in all of it.
-FIXED_IN_A_RUN = ("data.interval_size", "data.first_round", "training.batch_size", "training.seed")
-
 
 def main(argv=None):
     parser = stage_parser(__doc__)
@@ -79,10 +77,11 @@ def main(argv=None):
         if not is_alone():
             raise UserError("--check looks at one process: run it without torchrun.")
         return check(config, args)
+    device, reason = choose_device(config.runtime.device)
+    require_shareable(device)
     with processes():
         start_logging(config.log_folder, args.quiet)
         require_writable(config.checkpoint_folder)
-        device, reason = choose_device(config.runtime.device)
         if process_rank() > 0:
             return run(config, args, device, reason)
         owner = f"process {os.getpid()} on {platform.node()}, begun {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
@@ -96,8 +95,8 @@ def run(config, args, device, reason):
     """Begin or resume the training that the command line asks for, and report how it ended."""
     if process_rank() == 0:
         refuse_to_overwrite(config, args)
-        if args.fresh:
-            move_run_aside(config, args.quiet)
+        if args.fresh and move_run_aside(config):
+            start_logging(config.log_folder, args.quiet)  # training.log begins anew
         require_zeros(config)
     wait_for_all()
     model, optimizer, progress, path = begin(config, args, device)
@@ -118,12 +117,6 @@ def run(config, args, device, reason):
     log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: python rzz/src/evaluate.py",
              f"{zeros_trained(progress, config):,}", f"{progress.step:,}", duration(progress.seconds), f"{speed:,.0f}",
              cost(progress, config))  # fmt: skip
-
-
-def refuse_to_overwrite(config, args):
-    """Raise UserError where there is a run and the command line does not say what to do with it."""
-    if not args.resume and not args.fresh and checkpoint_files(config.checkpoint_folder):
-        raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
 
 
 def begin(config, args, device):
@@ -245,55 +238,6 @@ def step_within_memory(config, trained, model, optimizer, batch, rate, progress,
         free_memory(batch.tokens.device)
         log.warning("Out of memory with %d zeros at a time: from here on batches of %d are computed in %d parts, for the same "
                     "updates.", 2 * config.training.batch_size // parts, config.training.batch_size, parts)
-
-
-def save(config, model, optimizer, progress, device, clock, names):
-    """Save a checkpoint under each of `names`; return whether that worked. A full disk is said and survived."""
-    clock.look()
-    if process_rank() > 0:
-        return True
-    saved = True
-    checkpoint = make_checkpoint(model, optimizer, progress, config, device)
-    for name in names:
-        try:
-            save_checkpoint(checkpoint, config.checkpoint_folder / name)
-        except OSError as error:
-            saved = False
-            log.error("Could not save %s (%s); the older checkpoint stays and training goes on. Free some space.",
-                      name, error.strerror)
-    return saved
-
-
-def require_saved(saved, config, progress):
-    """Raise UserError where training ends with a checkpoint that could not be saved."""
-    if not saved:
-        raise UserError(f"Stopped at {place(progress, config)}, which could not be saved in {config.checkpoint_folder}: free some "
-                        "space and go on with --resume from the checkpoint before.")
-
-
-def check_fits(checkpoint, config, path):
-    """Raise UserError, naming the key, where the checkpoint is of another shape or of other data than the settings."""
-    names = [*FIXED_IN_A_RUN, *(f"model.{key}" for key in config.settings["model"])]
-    for name in names:
-        section, key = name.split(".")
-        saved, wanted = checkpoint["config"][section].get(key), config.settings[section][key]
-        if saved != wanted:
-            raise UserError(f"{path} was trained with {name} = {saved}, but the settings say {wanted}: "
-                            f"set it back to go on, or begin anew with --fresh.")
-
-
-def move_run_aside(config, quiet):
-    """Move the checkpoints and training logs of an existing run to previous_runs/<time>/."""
-    logs = [config.log_folder / name for name in ("training.log", "training.jsonl", "evaluation.json", "predictions.jsonl")]
-    files = [*config.checkpoint_folder.glob("*.pt"), *(path for path in logs if path.exists())]
-    if not checkpoint_files(config.checkpoint_folder):
-        return
-    aside = config.folder / "previous_runs" / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    require_writable(aside)
-    for path in [*files, *config.checkpoint_folder.glob(MODEL_CARD)]:
-        os.replace(path, aside / path.name)
-    log.info("The run before was moved to %s", aside)
-    start_logging(config.log_folder, quiet)  # training.log begins anew
 
 
 if __name__ == "__main__":

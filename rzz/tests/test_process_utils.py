@@ -7,10 +7,12 @@ import sys
 import time
 
 import pytest
+import torch
 from conftest import SMALL_RUN, SRC, stop_after_the_third_step, write_config
 
 import train
 from checkpoint_utils import load_checkpoint
+from config_utils import UserError
 
 # Dropout draws other masks for other shares of a batch. 64 zeros a batch are not divisible by 3, nor is the last batch full.
 SETTINGS = ("--set", "model.dropout=0", "--set", "training.log_interval=1")
@@ -73,3 +75,12 @@ def test_what_one_process_refuses_is_no_bug_of_the_others(tmp_path, arguments, s
     (tmp_path / "checkpoints" / "last.pt").touch()
     said = several(2, config, *arguments).communicate()[1]
     assert says in said and "This is a bug" not in said
+
+
+@pytest.mark.parametrize("kind", ["mps", "xla"])
+def test_a_device_that_several_processes_cannot_train_on_is_refused(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(train, "choose_device", lambda name: (torch.device(kind), "asked for"))
+    with pytest.raises(UserError, match=f"not over {kind}"):
+        train.main(["--config", str(write_config(tmp_path, SMALL_RUN)), "--resume"])
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

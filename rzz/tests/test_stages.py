@@ -1,12 +1,15 @@
 """The three stages as commands: what they leave behind, what they refuse, and that a resumed run is the same run."""
 
+import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -217,6 +220,27 @@ def test_ctrl_c_that_also_ends_who_reads_the_output_still_saves(run_folder):
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=120) == 130
     assert "Stopped at" in (run_folder / "logs" / "rzz.log").read_text().splitlines()[-1]
+
+
+def test_closing_the_terminal_stops_as_ctrl_c_does(trained, run_folder):
+    """With a progress bar that is being drawn on what is no longer there."""
+    terminal, its_end = pty.openpty()
+    command = [sys.executable, str(SRC / "train.py"), "--config", str(run_folder / "config.json"), "--resume"]
+
+    def own_terminal():  # which sends SIGHUP to those it controls when it goes
+        os.setsid()
+        fcntl.ioctl(its_end, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(command, stdin=its_end, stdout=its_end, stderr=its_end, preexec_fn=own_terminal)
+    os.close(its_end)
+    while process.poll() is None and not (run_folder / "checkpoints" / "last.pt").exists():
+        os.read(terminal, 4096)
+    os.close(terminal)
+    assert process.wait(timeout=120) == 128 + signal.SIGHUP
+    assert "Stopped at" in (run_folder / "logs" / "rzz.log").read_text().splitlines()[-1]
+    assert 5 <= checkpoint(run_folder)["progress"]["step"] < 30
+    run("train.py", run_folder, "--resume")
+    assert same(checkpoint(trained)["model"], checkpoint(run_folder)["model"])
 
 
 def copy_of(trained, folder):
