@@ -24,6 +24,7 @@ from file_utils import atomic_write
 
 CONTEXT = 32  # tokens; fixed by the specification
 COMPILE = ("auto", "on", "off")
+PRECISIONS = ("auto", "float32", "bfloat16")
 INDEX_EMBEDDINGS = ("digits", "place", "smooth", "primes")
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "config.json"
 
@@ -73,6 +74,7 @@ class TrainingConfig:
     validation_interval: int = 1000  # steps between looks at the validation sample
     max_bad_steps: int = 20  # updates in a row with a loss or gradient that is not finite, after which training stops
     compile: str = "auto"  # torch.compile: auto (on CUDA) | on | off
+    precision: str = "auto"  # of the matrix products of training: auto (bfloat16 on CUDA) | float32 | bfloat16
     mse_zeros: int = 100  # zeros of each set that are written out by sampling for the logged MSE
     seed: int = 1
 
@@ -368,8 +370,9 @@ def check_training(training, prefix):
         check_range(prefix + name, getattr(training, name), 0)
     for name in ("learning_rate", "gradient_clip"):
         check_range(prefix + name, getattr(training, name), 1e-12)
-    if training.compile not in COMPILE:
-        raise UserError(f"{prefix}compile is {training.compile!r}, not one of {', '.join(COMPILE)}.")
+    for name, choices in (("compile", COMPILE), ("precision", PRECISIONS)):
+        if getattr(training, name) not in choices:
+            raise UserError(f"{prefix}{name} is {getattr(training, name)!r}, not one of {', '.join(choices)}.")
 
 
 def row_fits(index):

@@ -3,10 +3,11 @@
     device, reason = choose_device("auto")
     print(device, reason)
 
-All of the program computes in float32 on the device. Half precision is slower than float32 on Apple's GPUs and
-float64 does not exist there, so what needs more than float32 is prepared on the CPU (index_embedding, metrics_utils).
+All of the program computes in float32 on the device, but for the matrix products of training where bfloat16 is faster.
+float64 does not exist on Apple's GPUs, so what needs more than float32 is prepared on the CPU (index_embedding, metrics_utils).
 """
 
+import ctypes
 import functools
 import gc
 import os
@@ -45,6 +46,8 @@ def choose_device(name="auto"):
 
 
 def make_device(kind):
+    if kind == "cpu":
+        keep_freed_memory()
     if kind == "cuda":  # torchrun starts one process for each of a machine's GPUs
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         return torch.device("cuda", torch.cuda.current_device())
@@ -89,12 +92,21 @@ def describe_device(device):
     return f"{device.type} ({name}{size}), torch {torch.__version__}"
 
 
-def precision(device):
-    """The precision that the program computes in on `device`, and why."""
-    return "float32: " + {
+def precision(device, setting):
+    """Return (torch.dtype, why) of the matrix products of training on `device`, for a value of training.precision.
+
+    All else, and all of validation and evaluation, is float32: weights, gradients, optimizer, softmax and norms.
+    """
+    if setting != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting], "asked for"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16, "it learns as float32 does (rzz/results.md), and faster here"
+    return torch.float32, {
+        "cuda": "this GPU has no bfloat16",
         "mps": "bfloat16 is slower on Apple's GPUs",
+        "xla": "a TPU multiplies float32 through bfloat16 by itself",
         "cpu": "bfloat16 is not faster on most CPUs",
-    }.get(device.type, "that bfloat16 learns the same digits has not been shown")
+    }[device.type]
 
 
 def device_of_worker(device, number):
@@ -200,6 +212,18 @@ def synchronize(device):
 def is_out_of_memory(error):
     """Whether an exception says that the device's memory is exhausted; CUDA has a type for it, the others a text."""
     return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error).lower())
+
+
+def keep_freed_memory():
+    """Let glibc keep the memory of freed tensors for the next ones. Apple's allocator does so by itself.
+
+    Else each step gets the activations of a large model from the system anew, page by page.
+    """
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3  # the numbers of M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 2**25)  # bytes; more is not allowed
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def free_memory(device):

@@ -22,7 +22,8 @@ def describe_run(config, model, device, reason):
     data, training = config.data, config.training
     count = interval(config, data.K)[1]
     rounds = data.K - data.first_round + 1
-    log.info("device %s: %s; %s", describe_device(device), reason, precision(device))
+    dtype, why = precision(device, training.precision)
+    log.info("device %s: %s; %s: %s", describe_device(device), reason, str(dtype).removeprefix("torch."), why)
     log.info("model %s parameters: d_model %d, %d layers, %d heads, index embedding %r", f"{parameter_count(model):,}",
              config.model.d_model, config.model.num_layers, config.model.num_heads, config.model.index_embedding)
     log.info("a round: %s zeros / %d a batch = %s steps, × %d epochs × %d rounds = %s steps in the run", f"{count:,}",

@@ -20,7 +20,7 @@ from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
 from checkpoint_utils import LAST, PREVIOUS, latest_checkpoint, restore
 from config_utils import UserError, load_config, require_writable, stage_parser
 from data_utils import interval, require_zeros, training_zeros, validation_zeros
-from device_utils import choose_device, compiled, free_memory, is_out_of_memory
+from device_utils import choose_device, compiled, free_memory, is_out_of_memory, precision
 from file_utils import exclusive_lock
 from interval_files import fetch_ahead
 from logging_utils import (
@@ -226,18 +226,20 @@ def step_within_memory(config, trained, model, optimizer, batch, rate, progress,
     trained: what torch.compile has made of `model`. Parts go through `model` itself, since gradients cannot be added up in
     the CUDA graphs of torch.compile (pytorch#169545).
     """
-    seeds = (config.training.seed, progress.step, process_rank())
+    settings = config.training
+    seeds = (settings.seed, progress.step, process_rank())
+    dtype, _ = precision(batch.tokens.device, settings.precision)
     while True:
         try:
             used = trained if parts == 1 else model
-            return training_step(used, optimizer, batch, rate, config.training.gradient_clip, seeds, parts), parts
+            return training_step(used, optimizer, batch, rate, settings.gradient_clip, seeds, parts, dtype), parts
         except RuntimeError as error:
-            if not is_out_of_memory(error) or 2 * parts > config.training.batch_size or process_count() > 1:
+            if not is_out_of_memory(error) or 2 * parts > settings.batch_size or process_count() > 1:
                 raise
         parts *= 2  # outside of the except block, which keeps the failed step's tensors alive
         free_memory(batch.tokens.device)
         log.warning("Out of memory with %d zeros at a time: from here on batches of %d are computed in %d parts, for the same "
-                    "updates.", 2 * config.training.batch_size // parts, config.training.batch_size, parts)
+                    "updates.", 2 * settings.batch_size // parts, settings.batch_size, parts)
 
 
 if __name__ == "__main__":

@@ -127,9 +127,10 @@ def prepared(position_embedding, dataset, row, size, batch_size, mine):
     return Batch(tokens, targets, features, sum(asked)), asked
 
 
-def logits_of(model, batch):
-    """Return the logits (B, T - first, 16) for the targets of a Batch."""
-    return model(batch.tokens, batch.features, first=batch.first)
+def logits_of(model, batch, dtype=torch.float32):
+    """Return the logits (B, T - first, 16), float32, for the targets of a Batch. dtype: of the matrix products."""
+    with torch.autocast(batch.tokens.device.type, dtype, enabled=dtype != torch.float32):
+        return model(batch.tokens, batch.features, first=batch.first).float()
 
 
 def cross_entropy(logits, targets, reduction="mean"):
@@ -141,14 +142,14 @@ def cross_entropy(logits, targets, reduction="mean"):
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, reduction=reduction)
 
 
-def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, parts=1):
+def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, parts=1, dtype=torch.float32):
     """Make one update from one batch and return its loss as a tensor on the device, without waiting for it.
 
     Where the loss or a gradient is not finite, the update is skipped and the loss returned is NaN.
 
     model: a Transformer, or what torch.compile and shared_among_processes make of one; of several processes each brings
     its share of the batch. seeds: integers, for example (seed, step), of which the dropout is a function. parts: into how
-    many pieces the batch is cut, their gradients added up: the same update within less memory.
+    many pieces the batch is cut, their gradients added up: the same update within less memory. dtype: see logits_of.
     """
     model.train()
     device = batch.tokens.device
@@ -158,7 +159,7 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
     size = -(-len(batch.tokens) // parts)
     for row in range(0, len(batch.tokens), size):
         piece = batch.piece(slice(row, row + size))
-        share = cross_entropy(logits_of(model, piece), piece.targets, reduction="sum") / batch.asked
+        share = cross_entropy(logits_of(model, piece, dtype), piece.targets, reduction="sum") / batch.asked
         (share * process_count()).backward()  # of which DistributedDataParallel takes the mean
         loss += share.detach()
     sum_over_processes(loss)

@@ -105,7 +105,7 @@ def searched_settings(settings):
     model["d_k"], model["d_v"], model["d_ff"] = settings.model.head_sizes()
     if model["index_embedding"] != "primes":
         del model["max_prime"]
-    for key in ("epochs", "max_bad_steps", "checkpoint_interval", "log_interval", "validation_interval", "compile"):
+    for key in ("epochs", "max_bad_steps", "checkpoint_interval", "log_interval", "validation_interval", "compile", "precision"):
         del training[key]
     return {"zeros": settings.tuning.zeros, "top_p": settings.evaluation.top_p, "model": model, "training": training}
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 
 from config_utils import UserError
-from device_utils import device_count, device_of_worker, fast_cores
+from device_utils import device_count, device_of_worker, fast_cores, keep_freed_memory
 from file_utils import atomic_write
 from metrics_utils import sampled_predictions, scores
 from resource_utils import columns, flops_per_zero, memory_gb, step_seconds
@@ -184,6 +184,7 @@ def begin_worker(config, device, training, validation, stop, started):
     worker = (config, device_of_worker(device, number), training, validation, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    keep_freed_memory()
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 

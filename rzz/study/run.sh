@@ -6,8 +6,8 @@
 #   bash rzz/study/run.sh 10000 primes 1         # one scale, one embedding, one seed
 #
 # Scales: 10000 and 50000 are the sizes of ten intervals from the beginning. "height" is ten intervals of 10,000 zeros that
-# end where the default test set begins, at zero 11,000,000. "full" is K = 10 intervals of a million, an hour and more each, and is
-# done where it is asked for only.
+# end where the default test set begins, at zero 11,000,000. Done only where they are asked for: "bfloat16", which is 10000 with
+# products in bfloat16, and "full", which is K = 10 intervals of a million, an hour and more each.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../environment.sh" requirements.txt
@@ -17,10 +17,11 @@ for scale in ${1:-10000 50000 height}; do
     case $scale in
         10000) data="--set data.interval_size=10000 --set training.epochs=3" ;;
         50000) data="--set data.interval_size=50000 --set training.epochs=1" ;;
+        bfloat16) data="--set data.interval_size=10000 --set training.epochs=3 --set training.precision=bfloat16" ;;
         height) data="--set data.interval_size=10000 --set training.epochs=3 --set data.first_round=1090 --set data.K=1099" ;;
         full) data="--set data.interval_size=1000000 --set training.epochs=1 --set training.batch_size=128
                     --set training.warmup_steps=200 --set training.checkpoint_interval=2000" ;;
-        *) echo "There is no scale $scale; use 10000, 50000, height or full." >&2; exit 2 ;;
+        *) echo "There is no scale $scale; use 10000, 50000, height, bfloat16 or full." >&2; exit 2 ;;
     esac
     for embedding in ${2:-digits place smooth primes}; do
         for seed in ${3:-1 2 3}; do

@@ -2,6 +2,7 @@
 
 import platform
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from config_utils import INDEX_EMBEDDINGS, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
-from device_utils import choose_device, device_count, device_of_worker, fast_cores, messengers, to_cpu
+from device_utils import choose_device, device_count, device_of_worker, fast_cores, keep_freed_memory, messengers, precision, to_cpu
 from metrics_utils import sampled_predictions
 from training_utils import build_model, cross_entropy_of, make_optimizer, training_step
 
@@ -100,3 +101,24 @@ def test_workers_take_turns_on_the_devices_of_a_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     chosen = torch.device("cuda", 0)
     assert [device_of_worker(chosen, number).index for number in range(4)] == [0, 1, 0, 1] and device_count(chosen) == 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it speaks to glibc alone")
+def test_the_memory_of_a_freed_tensor_is_not_asked_for_again():
+    keep_freed_memory()
+    torch.ones(5_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(5_000_000)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000  # of 48,828 pages
+
+
+def test_training_multiplies_in_bfloat16_where_a_gpu_has_it(monkeypatch):
+    cuda = torch.device("cuda")
+    for there, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
+        assert precision(cuda, "auto")[0] == dtype
+        assert precision(cuda, "float32") == (torch.float32, "asked for")
+    for kind in ("mps", "xla", "cpu"):
+        assert precision(torch.device(kind), "auto")[0] == torch.float32
+        assert precision(torch.device(kind), "bfloat16")[0] == torch.bfloat16

@@ -97,6 +97,35 @@ def test_a_run_goes_on_with_and_without_torch_compile(tmp_path, monkeypatch, fir
         torch.testing.assert_close(checkpoints[0][part], checkpoints[1][part], rtol=1e-3, atol=1e-5)
 
 
+def test_bfloat16_multiplies_and_leaves_all_else_in_float32(tmp_path, monkeypatch):
+    """Stopped after the third step, a run goes on bit for bit, and its losses are nearly those of float32."""
+    checkpoints, seen = {}, set()
+    linear = torch.nn.functional.linear
+
+    def recorded_linear(*arguments):
+        product = linear(*arguments)
+        seen.add((torch.is_autocast_enabled("cpu"), product.dtype))
+        return product
+
+    monkeypatch.setattr(torch.nn.functional, "linear", recorded_linear)
+    for name in ("float32", "bfloat16", "interrupted"):
+        options = ["--config", str(write_config(tmp_path / name, SMALL_RUN)), "--set", "data.K=0", "--set"]
+        options.append(f"training.precision={name if name != 'interrupted' else 'bfloat16'}")
+        if name == "interrupted":
+            with monkeypatch.context() as patch:
+                patch.setattr(train, "stop_requests", stop_after_the_third_step())
+                train.main(options)
+        train.main([*options, "--resume"])
+        checkpoints[name] = load_checkpoint(tmp_path / name / "checkpoints" / "last.pt")
+        assert all(weight.dtype == torch.float32 for weight in checkpoints[name]["model"].values())
+    assert seen == {(False, torch.float32), (True, torch.bfloat16)}
+    torch.testing.assert_close(checkpoints["interrupted"]["model"], checkpoints["bfloat16"]["model"], rtol=0, atol=0)
+    assert "; bfloat16: asked for" in (tmp_path / "bfloat16" / "logs" / "rzz.log").read_text()
+    losses = [json.loads((tmp_path / name / "logs" / "training.jsonl").read_text().splitlines()[-1])["nats_per_zero"]
+              for name in ("float32", "bfloat16")]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
 def test_evaluation_samples_as_the_settings_say(config_path, monkeypatch):
     train.main(["--config", str(config_path)])
     sampled = recorded(monkeypatch, evaluate, "sampled_predictions")
