@@ -21,7 +21,7 @@ SMALL_RUN = {
                  "warmup_steps": 3, "mse_zeros": 5},
     "tuning": {"zeros": 400, "grid": {"epochs": [1, 2], "learning_rate": [0.0003, 0.01], "num_heads": [1, 3]}},
     "evaluation": {"runs": 3},
-    "runtime": {"device": "cpu"},
+    "runtime": {"device": os.environ.get("RZZ_TEST_DEVICE", "cpu")},
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # All tests, in the virtual environment .venv, which is made if there is none. Arguments go to pytest: -k checkpoint
+# RZZ_TEST_DEVICE=cuda (or mps) before it runs the stages and the stacks there instead of on the CPU.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../environment.sh" requirements.txt rzz/tests/requirements.txt

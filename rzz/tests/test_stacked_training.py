@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import SMALL_RUN
 
 from config_utils import Config, ModelConfig, TrainingConfig
 from data_utils import RiemannZerosDataset
@@ -12,7 +13,7 @@ from stacked_training import Stack, with_stacked_dropout
 from training_utils import batches, build_model, cross_entropy_of, learning_rate_at, make_optimizer, training_step
 
 SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=24, max_prime=30)
-CPU = torch.device("cpu")
+DEVICE = torch.device(SMALL_RUN["runtime"]["device"])
 STEPS, SIZE = 50, 8
 
 
@@ -28,7 +29,7 @@ def member(learning_rate, dropout, **model):
 
 
 def train(members, steps=STEPS, stack=None):
-    stack = stack or Stack(members, steps_per_epoch=40, device=CPU)
+    stack = stack or Stack(members, steps_per_epoch=40, device=DEVICE)
     ready = list(batches(stack.model, some_zeros(), SIZE))
     for _ in range(steps):
         stack.step(ready[stack.steps % 15])
@@ -90,7 +91,7 @@ def test_a_stack_that_goes_on_from_its_state_is_the_same_bit_for_bit():
     members = [member(0.001, 0.2), member(0.01, 0.0)]
     through = train(members, 30)
     half = train(members, 17)
-    resumed = Stack(members[::-1], steps_per_epoch=40, device=CPU)
+    resumed = Stack(members[::-1], steps_per_epoch=40, device=DEVICE)
     resumed.load_states([half.state(1), half.state(0)])
     train(members[::-1], 13, resumed)
     assert resumed.steps == 30
