@@ -128,8 +128,8 @@ def prepared(position_embedding, dataset, row, size, batch_size, mine):
 
 
 def logits_of(model, batch, dtype=torch.float32):
-    """Return the logits (B, T - first, 16), float32, for the targets of a Batch. dtype: of the matrix products."""
-    with torch.autocast(batch.tokens.device.type, dtype, enabled=dtype != torch.float32):
+    """Return the logits (B, T - first, 16), float32, for the targets of a Batch. dtype: of its products, float32 or bfloat16."""
+    with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         return model(batch.tokens, batch.features, first=batch.first).float()
 
 
