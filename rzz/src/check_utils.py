@@ -68,8 +68,8 @@ def zeros_text(config, intervals, seconds_each):
     return f"{wanted:,}, of which {missing:,} come from {source}, in {duration(missing * seconds_each)}"
 
 
-def disk_text(config, intervals=(), parameters=0, checkpoints=0):
-    """What will be written: interval files that are missing, and new checkpoints of so many parameters.
+def disk_text(config, intervals, other_bytes=0):
+    """What will be written: interval files that are missing, and `other_bytes` of checkpoints.
 
     Raises UserError where the folders cannot be written to or have not enough space.
     """
@@ -78,7 +78,7 @@ def disk_text(config, intervals=(), parameters=0, checkpoints=0):
             raise UserError(f"Cannot write to {folder}; change its permissions or copy config.json to a folder of yours.")
     missing = [interval for interval in intervals if missing_zeros(config, [interval])]
     zeros = sum(count for _, count in missing) + max((count for _, count in missing), default=0)  # one of them is there twice
-    needed = ZERO_BYTES * zeros + STATE_BYTES * parameters * checkpoints
+    needed = ZERO_BYTES * zeros + other_bytes
     free = shutil.disk_usage(config.folder).free
     text = f"{needed / 1e6:,.1f} MB needed for zeros and checkpoints, {free / 1e9:,.1f} GB free in {config.folder}"
     if needed > free:

@@ -16,7 +16,7 @@ import signal
 
 import torch
 
-from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
+from check_utils import STATE_BYTES, disk_text, report, sample_zeros, seconds_of, zeros_text
 from checkpoint_utils import LAST, PREVIOUS, latest_checkpoint, restore
 from config_utils import UserError, load_config, require_writable, stage_parser
 from data_utils import interval, require_zeros, training_zeros, validation_zeros
@@ -139,7 +139,7 @@ def check(config, args):
     intervals = [interval(config, t) for t in range(progress.round, config.data.K + 2)]
     files = {LAST, PREVIOUS, *(f"round_{t}.pt" for t in range(progress.round, config.data.K + 1))}
     new = 1 + sum(args.fresh or not (config.checkpoint_folder / name).exists() for name in files)  # and one while it is written
-    disk = disk_text(config, intervals, parameter_count(model), new)
+    disk = disk_text(config, intervals, STATE_BYTES * parameter_count(model) * new)
 
     zeros, seconds_each = sample_zeros(config, *intervals[0])
     batch = next(batches(model, zeros, config.training.batch_size))

@@ -27,7 +27,7 @@ from host_utils import measured_host
 from logging_utils import duration, log, run_script, start_logging, stop_requests
 from resource_utils import training_hours
 from training_utils import batches, build_model, make_optimizer, training_step
-from tuning_display import SearchProgress, axis_table, description, ranking_table
+from tuning_display import SearchProgress, axis_table, description, ranking_table, state_gb
 from tuning_utils import Ledger, beaten, better_part, grid_of, ranking, rungs_of, same_batch_size
 from tuning_workers import drop_states, finished, state_folder, tasks_of, tuning_device, worker_pool
 
@@ -66,7 +66,7 @@ def main(argv=None):
 
 def check(config, device, reason):
     """Print what the search would meet, and how long an epoch takes with the model of the settings, from a few steps in memory."""
-    disk = disk_text(config, [(1, config.tuning.zeros)])
+    disk = disk_text(config, [(1, config.tuning.zeros)], 1e9 * state_gb(config, grid_of(config).points))
     zeros, seconds_each = sample_zeros(config, 1, config.tuning.zeros)
     training, model = config.training, build_model(config.model, config.training.seed).to(device)
     optimizer, batch = make_optimizer(model, training), next(batches(model, zeros, training.batch_size))

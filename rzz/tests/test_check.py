@@ -108,10 +108,18 @@ def test_what_the_stage_refuses_the_check_refuses(trained, check, stage, argumen
 
 def test_beside_a_run_that_will_be_moved_aside_all_checkpoints_are_new(trained, check, monkeypatch):
     new = []
-    monkeypatch.setattr(train, "disk_text", lambda config, intervals, parameters, checkpoints: new.append(checkpoints) or "")
+    monkeypatch.setattr(train, "disk_text", lambda config, intervals, size: new.append(size) or "")
     check("train", trained, "--resume")
     check("train", trained, "--fresh")
-    assert new == [1, 6]  # last.pt, last.prev.pt, those of 3 rounds, and one while it is written
+    assert new[1] == 6 * new[0] > 0  # last.pt, last.prev.pt, those of 3 rounds, and one while it is written
+
+
+def test_a_search_counts_the_states_of_the_points_that_may_go_on(run_folder, check):
+    model = load_config(run_folder / "config.json", ["model.d_model=256"]).model
+    size = 16 * parameter_count(build_model(model, seed=1)) / 1e6  # MB: weights, their running average, and AdamW's two
+    for keep, states in ((1.0, 2), (0.5, 1)):  # of 2 learning rates with one head; three do not fit d_model
+        said = check("tune", run_folder, "--set", "model.d_model=256", "--set", f"tuning.keep={keep}")["disk"]
+        assert float(said.split(" MB")[0]) == pytest.approx(states * size, abs=0.1)
 
 
 def test_zeros_that_have_a_file_are_not_counted_as_missing(run_copy, check):
@@ -126,7 +134,7 @@ def test_space_is_counted_for_files_that_are_missing_and_a_lack_of_it_is_refused
     config = load_config(run_copy / "config.json")
     assert disk_text(config, [(300, 300)]).startswith("0.0 MB")
     # one of the two intervals stands there twice while it is made: 3 × 8 MB, and 12 bytes for each parameter
-    assert disk_text(config, [(10**6, 10**6), (2 * 10**6, 10**6)], parameters=10**6, checkpoints=5).startswith("84.0 MB")
+    assert disk_text(config, [(10**6, 10**6), (2 * 10**6, 10**6)], 60 * 10**6).startswith("84.0 MB")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**7, 10**7))
     with pytest.raises(UserError, match="Not enough space: 16.0 MB needed"):
