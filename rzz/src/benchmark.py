@@ -4,7 +4,7 @@
     python rzz/src/benchmark.py encode                   rows of a million zeros, beside a Python loop
     python rzz/src/benchmark.py train                    steps of training, beside a plain GPT and the literal trajectories
     python rzz/src/benchmark.py generate                 1,000 zeros × 10 runs, beside generation without a cache
-    python rzz/src/benchmark.py tune                     forecasts beside what is measured; points an hour beside a plain loop
+    python rzz/src/benchmark.py tune                     forecasts beside what is measured; points an hour beside plain loops
     python rzz/src/benchmark.py train --device cuda --d-model 96 --num-layers 2
 
 Prints a table and appends a line with the figures, the machine and the versions to rzz/logs/benchmarks.jsonl.
@@ -68,7 +68,7 @@ TUNED = {  # a part of the default grid with all of its sizes, batch sizes and l
     "d_model": [64, 128],
     "num_layers": [2, 4],
 }
-TUNED_ZEROS = 2000
+TUNED_ZEROS = 4000
 REPEATS = 3  # of what is timed, taking turns; the median counts
 
 
@@ -85,7 +85,7 @@ def main():
         command.add_argument("--d-model", type=int, default=128)
         command.add_argument("--num-layers", type=int, default=4)
         command.add_argument("--batch-size", type=int, default=128)
-    tune = commands.add_parser("tune", help="forecasts beside what is measured; points an hour beside a plain loop")
+    tune = commands.add_parser("tune", help="forecasts beside what is measured; points an hour beside plain loops")
     tune.add_argument("--device", choices=DEVICES, default="auto")
     arguments = parser.parse_args()
     figures = {"zeros": benchmark_zeros, "encode": benchmark_encode, "train": benchmark_train,
@@ -296,7 +296,9 @@ def benchmark_tune(arguments):
 
 
 def points_an_hour(device):
-    """Train the grid TUNED for an epoch as the search does, then by a plain loop with all cores; return both rates."""
+    """Train the grid TUNED for an epoch as the search does, then one point after the other with all cores, by the program's own
+    steps and as a plain GPT; return the rates.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(load_config(), path=Path(folder) / "config.json")
         config.tuning.zeros, config.tuning.grid = TUNED_ZEROS, TUNED | {"epochs": [1]}
@@ -307,16 +309,18 @@ def points_an_hour(device):
             consume(finished(submit, tasks_of(config, points, 1, device), []))
         search = time.perf_counter() - began
         torch.set_num_threads(fast_cores())
-        began = time.perf_counter()
-        for point in points:
-            one_point(point.settings, training, validation, device)
-        synchronize(device)
-        plain = time.perf_counter() - began
-        return {"the search": 3600 * len(points) / search, "a plain loop": 3600 * len(points) / plain}
+        rates = {"the search": 3600 * len(points) / search}
+        for name, way in (("one after the other", one_point), ("plain GPTs, no scores", one_plain_gpt)):
+            began = time.perf_counter()
+            for point in points:
+                way(point.settings, training, validation, device)
+            synchronize(device)
+            rates[name] = 3600 * len(points) / (time.perf_counter() - began)
+        return rates
 
 
 def one_point(settings, training, validation, device):
-    """One point as a plain program trains it: an epoch with averaged weights, then the scores that the search takes."""
+    """Train one point alone with the program's own steps: an epoch with averaged weights, then the scores that the search takes."""
     model = build_model(settings.model, settings.training.seed).to(device)
     optimizer = make_optimizer(model, settings.training)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
@@ -326,6 +330,14 @@ def one_point(settings, training, validation, device):
         averaged.update_parameters(model)
     cross_entropy_of(averaged.module, validation)
     sampled_predictions(averaged.module, validation.part(slice(0, settings.training.mse_zeros)), 1, 0.9, 1)
+
+
+def one_plain_gpt(settings, training, _, device):
+    """Train a plain GPT of the sizes of one point for an epoch."""
+    model = build_model(dataclasses.replace(settings.model, index_embedding="digits"), settings.training.seed).to(device)
+    size = settings.training.batch_size
+    rows = [whole_rows(training, start, size) for start in range(0, len(training), size)]
+    train_plainly(PlainGPT.with_weights_of(model), rows, settings.training.learning_rate)
 
 
 if __name__ == "__main__":

@@ -140,14 +140,18 @@ def fast_cores():
 
 
 def seed_device(device, *numbers):
-    """Seed the generators of the CPU and of `device` with a function of `numbers` alone, for example (seed, step).
+    """Seed the generator of `device` with a function of `numbers` alone, for example (seed, step).
 
-    Dropout drawn after it is the same in every run, also in one that was resumed, with no generator state to store.
+    Dropout drawn after it is the same in every run, also in one that was resumed, with no generator state to store. Only
+    this one generator: torch.manual_seed seeds those of every kind of device, which takes long beside a small model's step.
     """
-    seed = mixed_seed(*numbers)
-    torch.manual_seed(seed)
-    if device.type == "xla":
-        torch_xla().manual_seed(seed)
+    seed = {
+        "cpu": torch.default_generator.manual_seed,
+        "cuda": torch.cuda.manual_seed,
+        "mps": torch.mps.manual_seed,
+        "xla": lambda seed: torch_xla().manual_seed(seed),
+    }[device.type]
+    seed(mixed_seed(*numbers))
 
 
 def mixed_seed(*numbers):

@@ -13,7 +13,7 @@ from data_utils import PAD, encode, vocabulary
 from device_utils import mixed_seed
 from metrics_utils import parse_value, written_texts
 from riemann_siegel import smooth_zeros
-from transformer import on_device
+from transformer import evaluating, on_device
 from zero_values import UNIT, mean_spacing
 
 SHOWN = 0.001  # probability from which a character is told
@@ -65,19 +65,18 @@ def predict(model, indexes, runs, top_p, seed):
             for index, texts, text, of_text in zip(indexes, sampled, likeliest, probabilities, strict=True)]  # fmt: skip
 
 
-@torch.no_grad()
 def character_probabilities(model, indexes, texts):
     """Return for each of `texts`, 'b<i>:…', the probabilities of every character after ':', given those before it.
 
     float64 (characters, vocabulary) each. One pass over all texts: no position sees a later one.
     """
-    model.eval()
     rows = np.full((len(texts), model.config.context), PAD, np.uint8)
     for row, text in zip(rows, texts, strict=True):
         row[: len(text)] = encode(text)
     device = model.head.weight.device
     features = on_device(model.position_embedding.features(rows, np.asarray(indexes, np.int64)), device)
-    probabilities = model(torch.from_numpy(rows).to(device).long(), features).cpu().double().softmax(-1).numpy()
+    with evaluating(model):
+        probabilities = model(torch.from_numpy(rows).to(device).long(), features).cpu().double().softmax(-1).numpy()
     return [given[text.index(":") : len(text) - 1] for given, text in zip(probabilities, texts, strict=True)]
 
 

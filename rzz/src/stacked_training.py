@@ -19,6 +19,7 @@ from torch.func import functional_call, vmap
 
 from device_utils import end_step, seed_device, to_cpu
 from training_utils import build_model, cross_entropy, learning_rate_at, make_optimizer, update_if
+from transformer import evaluating
 
 AVERAGED_EPOCHS = 0.25  # over which the weights are averaged
 LAST = 20  # losses whose mean says what a point has learned
@@ -106,7 +107,6 @@ class Stack:
     def step(self, batch):
         """Make one update of every point from one batch, as training_utils.training_step does for one model."""
         training = self.members[0].training
-        self.model.train()
         seed_device(self.device, training.seed, self.steps)
         losses = self.losses_of(self.weights, batch, "mean")
         (gradients,) = torch.autograd.grad(losses.sum(), self.weights)
@@ -129,15 +129,14 @@ class Stack:
         self.first_losses = losses if self.first_losses is None else self.first_losses
         self.last_losses = [*self.last_losses[1 - LAST :], losses]
 
-    @torch.no_grad()
     def nats_per_zero(self, batches, zeros):
         """Return the cross entropy of every point's averaged weights over `batches`, which hold `zeros` zeros, as floats."""
-        self.model.eval()
         nats = torch.zeros(len(self.members), dtype=torch.float64)
-        for batch in batches:
-            losses = self.losses_of(self.averaged, batch, "none")
-            end_step(self.device)
-            nats += losses.cpu().double().sum(1)
+        with evaluating(self.model):
+            for batch in batches:
+                losses = self.losses_of(self.averaged, batch, "none")
+                end_step(self.device)
+                nats += losses.cpu().double().sum(1)
         return (nats / zeros).tolist()
 
     def averaged_model(self, point):

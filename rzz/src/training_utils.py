@@ -19,7 +19,7 @@ from data_utils import PAD
 from device_utils import end_step, fused_adamw, seed_device, sliced_on
 from index_embedding import IndexEmbedding, IndexFeatures
 from process_utils import process_count, sum_over_processes
-from transformer import Transformer, TransformerConfig, on_device
+from transformer import Transformer, TransformerConfig, evaluating, on_device
 
 CHUNK = 4096  # zeros whose features are prepared at once: enough that numpy's cost per call does not count, 8 MB
 VALIDATION_BATCH = 512  # zeros; memory for activations alone, no effect on the result
@@ -151,7 +151,6 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
     its share of the batch. seeds: integers, for example (seed, step), of which the dropout is a function. parts: into how
     many pieces the batch is cut, their gradients added up: the same update within less memory. dtype: see logits_of.
     """
-    model.train()
     device = batch.tokens.device
     seed_device(device, *seeds)
     optimizer.zero_grad(set_to_none=True)
@@ -163,7 +162,8 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
         (share * process_count()).backward()  # of which DistributedDataParallel takes the mean
         loss += share.detach()
     sum_over_processes(loss)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]  # model.parameters() takes longer
+    norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip)
     finite = torch.isfinite(norm) & torch.isfinite(loss)
     update_if(finite, optimizer, learning_rate)
     end_step(device)
@@ -193,23 +193,22 @@ class CrossEntropy:
     accuracy_by_position: list[float]  # share of right most-probable characters: first character of the value, second, …
 
 
-@torch.no_grad()
 def cross_entropy_of(model, dataset):
     """Return the CrossEntropy of `model` over all of `dataset`. Sums are float64, on the CPU."""
-    model.eval()
     device = model.head.weight.device
     nats = 0.0
     right, asked = torch.zeros(dataset.width), torch.zeros(dataset.width)
-    for batch in batches(model, dataset, min(VALIDATION_BATCH, len(dataset))):
-        logits, targets = logits_of(model, batch), batch.targets
-        losses = cross_entropy(logits, targets, reduction="none")
-        hits = logits.argmax(-1) == targets
-        end_step(device)
-        nats += losses.cpu().double().sum().item()
-        asked_here, hits = (targets != PAD).cpu(), hits.cpu()
-        position = asked_here.long().cumsum(1) - 1  # which character of the value a column is
-        right.index_add_(0, position[asked_here], hits[asked_here].float())
-        asked.index_add_(0, position[asked_here], torch.ones(int(asked_here.sum())))
+    with evaluating(model):
+        for batch in batches(model, dataset, min(VALIDATION_BATCH, len(dataset))):
+            logits, targets = logits_of(model, batch), batch.targets
+            losses = cross_entropy(logits, targets, reduction="none")
+            hits = logits.argmax(-1) == targets
+            end_step(device)
+            nats += losses.cpu().double().sum().item()
+            asked_here, hits = (targets != PAD).cpu(), hits.cpu()
+            position = asked_here.long().cumsum(1) - 1  # which character of the value a column is
+            right.index_add_(0, position[asked_here], hits[asked_here].float())
+            asked.index_add_(0, position[asked_here], torch.ones(int(asked_here.sum())))
     tokens_in_all = asked.double().sum().item()
     reached = asked > 0
     return CrossEntropy(nats / len(dataset), nats / tokens_in_all, (right[reached] / asked[reached]).tolist())

@@ -12,6 +12,7 @@ Vaswani et al., "Attention is all you need" (2017), masked explicitly and in flo
 results on Apple's GPUs, and at 32 tokens they are no faster.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -164,7 +165,18 @@ def nucleus_sample(logits, p, uniform):
     return token.gather(1, torch.minimum(drawn, last_inside)[:, None])[:, 0]
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model):
+    """Within the block there is no dropout and no gradient; after it `model` is in the mode that it was in."""
+    mode = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(mode)
+
+
 def generate(model, prompts, indexes, uniforms, p, end_token):
     """Write on after `prompts` until every row has `end_token` or the context is full.
 
@@ -175,7 +187,6 @@ def generate(model, prompts, indexes, uniforms, p, end_token):
     The prompt is read once per zero and its keys and values are shared by the runs; after that each step computes one
     column. Sampling happens on the CPU: Apple's device-side sampling has returned tokens of probability zero.
     """
-    model.eval()
     device = model.head.weight.device
     n, length = prompts.shape
     runs, context = uniforms.shape[1], model.config.context
@@ -185,17 +196,18 @@ def generate(model, prompts, indexes, uniforms, p, end_token):
     row_uniforms = uniforms.reshape(n * runs, -1)
     finished = torch.zeros(n * runs, dtype=torch.bool)
 
-    cache = model.new_cache(n)
-    features = on_device(model.position_embedding.features(prompts, indexes), device)
-    logits = model(prompts.to(device).long(), features, cache, first=length - 1)[:, 0].repeat_interleave(runs, dim=0)
-    cache = [tuple(part.repeat_interleave(runs, dim=0) for part in layer) for layer in cache]
-    for column in range(length, context):
-        rows[:, column] = nucleus_sample(logits.cpu(), p, row_uniforms[:, column]).to(torch.uint8)
-        finished |= rows[:, column] == end_token
-        if column == context - 1 or bool(finished.all()):
-            break
-        features = model.position_embedding.features(rows[:, : column + 1], row_indexes, start=column)
-        logits = model(rows[:, column : column + 1].to(device).long(), on_device(features, device), cache, column)[:, 0]
+    with evaluating(model):
+        cache = model.new_cache(n)
+        features = on_device(model.position_embedding.features(prompts, indexes), device)
+        logits = model(prompts.to(device).long(), features, cache, first=length - 1)[:, 0].repeat_interleave(runs, dim=0)
+        cache = [tuple(part.repeat_interleave(runs, dim=0) for part in layer) for layer in cache]
+        for column in range(length, context):
+            rows[:, column] = nucleus_sample(logits.cpu(), p, row_uniforms[:, column]).to(torch.uint8)
+            finished |= rows[:, column] == end_token
+            if column == context - 1 or bool(finished.all()):
+                break
+            features = model.position_embedding.features(rows[:, : column + 1], row_indexes, start=column)
+            logits = model(rows[:, column : column + 1].to(device).long(), on_device(features, device), cache, column)[:, 0]
     return rows.view(n, runs, context)
 
 
