@@ -29,7 +29,7 @@ import zeros_db
 import zeta_zeros
 from config_utils import CONTEXT, DEFAULT_CONFIG, Config, load_config, require_writable
 from data_utils import END, encode_prompts, encode_rows, first_zeros
-from device_utils import DEVICES, choose_device, compiled, cpu_name, describe_device, fast_cores, synchronize
+from device_utils import DEVICES, choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
 from host_utils import compare_forecasts, measured_host, single_thread, some_zeros
 from logging_utils import run_script, write_json_line
 from metrics_utils import sampled_predictions, sampled_texts, up_to_end
@@ -177,7 +177,8 @@ def benchmark_train(arguments):
     zeros, size = some_zeros(100_000), arguments.batch_size
     told, device = model_and_device(arguments, "primes")
     blind, _ = model_and_device(arguments, "digits")
-    print(f"{describe_device(device)}; {parameter_count(told):,} parameters, {size} zeros a batch")
+    dtype, _ = precision(device, "auto")
+    print(f"{describe_device(device)}; {parameter_count(told):,} parameters, {size} zeros a batch, products in {dtype}")
     differences = losses_compared(arguments, zeros)
 
     def ours(model, steps):
@@ -186,7 +187,7 @@ def benchmark_train(arguments):
 
         def train():
             for step, batch in zip(range(steps), batches(model, zeros, size), strict=False):
-                training_step(step_model, optimizer, batch, 1e-3, 1.0, (1, step))
+                training_step(step_model, optimizer, batch, 1e-3, 1.0, (1, step), dtype=dtype)
             synchronize(device)
 
         train()  # what is compiled or allocated once is not timed
@@ -211,10 +212,11 @@ def benchmark_train(arguments):
           + ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items()))
     settings = dataclasses.replace(Config().model, d_model=arguments.d_model, num_layers=arguments.num_layers)
     needed = rates["rzz, primes"] * flops_per_zero(settings, zeros.width - 1)
-    peak = products_per_second(device)
+    peak = products_per_second(device, dtype)
     print(f"floating-point operations: {needed / 1e9:,.0f} GFLOP/s of {peak / 1e9:,.0f} that products of 2048 × 2048 reach: "
           f"{needed / peak:.0%}")
-    return {"device": describe_device(device), **rates, "loss_differences": differences, "roofline": needed / peak}
+    return {"device": describe_device(device), "dtype": str(dtype), **rates, "loss_differences": differences,
+            "roofline": needed / peak}  # fmt: skip
 
 
 def losses_compared(arguments, zeros):
@@ -231,9 +233,9 @@ def losses_compared(arguments, zeros):
     return found
 
 
-def products_per_second(device, size=2048):
-    """Floating-point operations a second that the device reaches on a large float32 matrix product."""
-    matrix = torch.randn(size, size, device="cpu").to(device)
+def products_per_second(device, dtype, size=2048):
+    """Floating-point operations a second that the device reaches on a large matrix product."""
+    matrix = torch.randn(size, size, device="cpu").to(device, dtype)
 
     def product():
         matrix @ matrix

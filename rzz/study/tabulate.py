@@ -1,5 +1,5 @@
 """The tables of rzz/results.md from the runs of rzz/study/run.sh: one line a scale and embedding, over all seeds; then the
-curves of the models that see digits alone.
+curves of the models that see digits alone, and those of bfloat16 beside float32.
 
     .venv/bin/python rzz/study/tabulate.py
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 RUNS = Path(__file__).resolve().parent / "runs"
-SCALES = ("10000", "50000", "height", "full")
+SCALES = ("10000", "50000", "height", "full", "bfloat16")
 EMBEDDINGS = ("digits", "place", "smooth", "primes")
 HEADER = ("embedding", "seeds", "MSE, sampled", "over the smooth count's", "of the seeds", "MSE, mean of 10 runs",
           "over the smooth count's", "median error, spacings", "nats/zero", "readable")  # fmt: skip
@@ -31,30 +31,35 @@ def main():
             if runs:
                 print("| " + " | ".join((f"`{embedding}`", str(len(runs)), *cells(runs))) + " |")
 
+    print_curves("MSE on the validation sample", "mse_validation", ".1e", SCALES[:-1], ("digits", "place"))
+    print_curves("Nats per token on the validation sample", "loss", ".4f", ("10000", "bfloat16"), ("digits", "primes"))
 
-    print("\nMSE on the validation sample at the end of each round, median of the seeds\n")
+
+def print_curves(title, key, form, scales, embeddings):
+    print(f"\n{title} at the end of each round, median of the seeds\n")
     print("| scale, embedding | " + " | ".join(map(str, range(1, 11))) + " |\n|" + "---|" * 11)
-    for scale in SCALES:
-        for embedding in ("digits", "place"):
-            rounds = curve(scale, embedding)
+    for scale in scales:
+        for embedding in embeddings:
+            rounds = curve(scale, embedding, key)
             if len(rounds):
-                print(f"| {scale}, `{embedding}` | " + " | ".join(f"{mse:.1e}" for mse in rounds) + " |")
+                print(f"| {scale}, `{embedding}` | " + " | ".join(f"{value:{form}}" for value in rounds) + " |")
 
 
-def curve(scale, embedding):
-    """Return the median over the seeds of the last sampled MSE of each round; infinite where nothing was readable."""
+def curve(scale, embedding, key):
+    """Return the median over the seeds of the last `key` of each round; infinite where there is none."""
     seeds = []
     for path in sorted(RUNS.glob(f"{scale}_{embedding}_*/logs/evaluation.json")):
         lines = [json.loads(line) for line in path.with_name("training.jsonl").read_text().splitlines()]
-        last = {line["round"]: line["mse_validation"] for line in lines if line["kind"] == "validation"}
-        seeds.append([np.inf if mse is None else mse for _, mse in sorted(last.items())])
+        last = {line["round"]: line[key] for line in lines if line["kind"] == "validation"}
+        seeds.append([np.inf if value is None else value for _, value in sorted(last.items())])
     return np.median(seeds, axis=0) if seeds else []
 
 
 def results(scale, embedding):
-    """Return the evaluation of every seed that has one."""
+    """Return the evaluation of every seed that has one; a measure is infinite where nothing was readable."""
     paths = sorted(RUNS.glob(f"{scale}_{embedding}_*/logs/evaluation.json"))
-    return [json.loads(path.read_text()) for path in paths]
+    found = [json.loads(path.read_text()) for path in paths]
+    return [{key: np.inf if value is None else value for key, value in run.items()} for run in found]
 
 
 def cells(runs):
