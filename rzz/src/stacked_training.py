@@ -18,7 +18,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from device_utils import end_step, seed_device, to_cpu
-from training_utils import build_model, cross_entropy, learning_rate_at, make_optimizer, update_if
+from training_utils import build_model, cross_entropy, learning_rate_at, make_optimizer
 from transformer import evaluating
 
 AVERAGED_EPOCHS = 0.25  # over which the weights are averaged
@@ -62,29 +62,29 @@ class Stack:
     def __init__(self, members, steps_per_epoch, device):
         self.members, self.device = members, device
         self.model = build_model(members[0].model, members[0].training.seed).to(device)
-        template = make_optimizer(self.model, members[0].training)
+        template, training = make_optimizer(self.model, members[0].training), members[0].training
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         self.shapes = {names[id(parameter)]: parameter.shape for group in template.param_groups for parameter in group["params"]}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
         first = torch.cat([parameter.detach().flatten() for group in template.param_groups for parameter in group["params"]])
         self.weights = first.repeat(len(members), 1).requires_grad_()  # (points, parameters): those that decay, then the others
         self.averaged = self.weights.detach().clone()
-        self.group_sizes = [sum(parameter.numel() for parameter in group["params"]) for group in template.param_groups]
-        self.optimizers = [self.row_optimizer(row, template) for row in self.weights.detach()]
+        self.decays = [(sum(parameter.numel() for parameter in group["params"]), group["weight_decay"])
+                       for group in template.param_groups]  # (parameters, weight decay)
+        # AdamW has one learning rate. So it moves a tensor of zeros at the rate 1, and each point takes its share of that.
+        self.movement = torch.zeros_like(self.averaged)
+        options = {name: template.defaults[name] for name in ("betas", "eps", "fused")}
+        self.optimizer = torch.optim.AdamW([self.movement], lr=1.0, weight_decay=0.0, **options)
 
         rates = [member.model.dropout for member in members]
         dropouts = with_stacked_dropout(self.model) if any(rates) else []
         self.rates = dict.fromkeys(dropouts, torch.tensor(rates, device=device))
         self.average_share = 1 / max(1, steps_per_epoch * AVERAGED_EPOCHS)
-        self.warmup_steps = min(members[0].training.warmup_steps, steps_per_epoch // 4)
+        warmup_steps = min(training.warmup_steps, steps_per_epoch // 4)
+        self.schedule = dataclasses.replace(training, learning_rate=1.0, warmup_steps=warmup_steps)
+        self.learning_rates = torch.tensor([[member.training.learning_rate] for member in members], device=device)
         self.steps = 0
         self.first_losses, self.last_losses, self.finite = None, [], torch.ones(len(members), dtype=torch.bool, device=device)
-
-    def row_optimizer(self, row, template):
-        """Return an optimizer like `template` for the weights of one point, a row of self.weights, which it shares."""
-        options = [{key: value for key, value in group.items() if key != "params"} for group in template.param_groups]
-        parts = row.split(self.group_sizes)
-        return type(template)([{**group, "params": [part]} for group, part in zip(options, parts, strict=True)])
 
     def named(self, rows):
         """Return rows (points, parameters) as the model's named parameters, each (points, *its shape), without a copy."""
@@ -105,23 +105,32 @@ class Stack:
         return vmap(loss, randomness="same")(self.named(rows), self.rates)
 
     def step(self, batch):
-        """Make one update of every point from one batch, as training_utils.training_step does for one model."""
+        """Make one update of every point from one batch, as training_utils.training_step does for one model.
+
+        But nothing is skipped: a point whose loss or gradient is once not finite is marked, and lost.
+        """
         training = self.members[0].training
         seed_device(self.device, training.seed, self.steps)
         losses = self.losses_of(self.weights, batch, "mean")
         (gradients,) = torch.autograd.grad(losses.sum(), self.weights)
         norms = gradients.norm(dim=1)
-        gradients *= (training.gradient_clip / (norms + 1e-6)).clamp(max=1)[:, None]
         finite = torch.isfinite(losses) & torch.isfinite(norms)
-        for point, member in enumerate(self.members):
-            for group, part in zip(self.optimizers[point].param_groups, gradients[point].split(self.group_sizes), strict=True):
-                group["params"][0].grad = part
-            schedule = dataclasses.replace(member.training, warmup_steps=self.warmup_steps)
-            update_if(finite[point], self.optimizers[point], learning_rate_at(self.steps, math.inf, schedule))
+        gradients *= (training.gradient_clip / (norms + 1e-6)).clamp(max=1)[:, None]
+        self.update(gradients)
         self.averaged.lerp_(self.weights.detach(), 1.0 if self.steps == 0 else self.average_share)
         self.steps += 1
         self.note(losses.detach(), finite)
         end_step(self.device)
+
+    def update(self, gradients):
+        """Step AdamW by the gradients (points, parameters), each point at its own learning rate."""
+        self.movement.zero_().grad = gradients
+        self.optimizer.step()
+        rates = self.learning_rates * learning_rate_at(self.steps, math.inf, self.schedule)
+        weights = self.weights.detach()
+        for part, (_, decay) in zip(weights.split([size for size, _ in self.decays], dim=1), self.decays, strict=True):
+            part.mul_(1 - rates * decay)
+        weights.addcmul_(self.movement, rates)
 
     def note(self, losses, finite):
         """Remember what the labels of the points need of the losses of a step, on the device."""
@@ -146,20 +155,23 @@ class Stack:
 
     def state(self, point):
         """Return all that `point` needs to go on later, as CPU tensors and plain types."""
-        return to_cpu({"weights": self.weights[point], "averaged": self.averaged[point], "steps": self.steps,
-                       "optimizer": self.optimizers[point].state_dict()["state"], "finite": self.finite[point],
-                       "first_loss": self.first_losses[point],
+        averages = {name: average[point] for name, average in self.averages().items()}
+        return to_cpu({"weights": self.weights[point], "averaged": self.averaged[point], **averages, "steps": self.steps,
+                       "finite": self.finite[point], "first_loss": self.first_losses[point],
                        "last_losses": torch.stack(self.last_losses)[:, point]})  # fmt: skip
+
+    def averages(self):
+        """Return AdamW's averages of the gradients and of their squares, both (points, parameters), under torch's names."""
+        return {name: self.optimizer.state[self.movement][name] for name in ("exp_avg", "exp_avg_sq")}
 
     def load_states(self, states):
         """Go on from what `state` returned for each point; all have made the same number of steps."""
         self.steps = states[0]["steps"]
-        for point, state in enumerate(states):
-            self.weights.detach()[point] = state["weights"].to(self.device)
-            self.averaged[point] = state["averaged"].to(self.device)
-            optimizer = self.optimizers[point]
-            optimizer.load_state_dict({"state": state["optimizer"], "param_groups": optimizer.state_dict()["param_groups"]})
-        together = {key: torch.stack([state[key] for state in states]).to(self.device)
-                    for key in ("finite", "first_loss", "last_losses")}  # fmt: skip
+        names = ("weights", "averaged", "exp_avg", "exp_avg_sq", "finite", "first_loss", "last_losses")
+        together = {name: torch.stack([state[name] for state in states]).to(self.device) for name in names}
+        self.weights.detach().copy_(together["weights"])
+        self.averaged.copy_(together["averaged"])
+        averages = {"step": torch.tensor(float(self.steps)), **{name: together[name] for name in ("exp_avg", "exp_avg_sq")}}
+        self.optimizer.load_state_dict({"state": {0: averages}, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.finite, self.first_losses = together["finite"], together["first_loss"]
         self.last_losses = list(together["last_losses"].unbind(1))
