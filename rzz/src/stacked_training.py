@@ -67,12 +67,14 @@ class Stack:
         self.shapes = {names[id(parameter)]: parameter.shape for group in template.param_groups for parameter in group["params"]}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
         first = torch.cat([parameter.detach().flatten() for group in template.param_groups for parameter in group["params"]])
-        self.weights = first.repeat(len(members), 1).requires_grad_()  # (points, parameters): those that decay, then the others
-        self.averaged = self.weights.detach().clone()
+        self.weights = first.repeat(len(members), 1)  # (points, parameters): those that decay, then the others
+        self.leaves = {name: part.requires_grad_() for name, part in self.named(self.weights).items()}
+        self.averaged = self.weights.clone()
         self.decays = [(sum(parameter.numel() for parameter in group["params"]), group["weight_decay"])
                        for group in template.param_groups]  # (parameters, weight decay)
         # AdamW has one learning rate. So it moves a tensor of zeros at the rate 1, and each point takes its share of that.
-        self.movement = torch.zeros_like(self.averaged)
+        self.movement = torch.zeros_like(self.weights)
+        self.movement.grad = torch.zeros_like(self.weights)
         options = {name: template.defaults[name] for name in ("betas", "eps", "fused")}
         self.optimizer = torch.optim.AdamW([self.movement], lr=1.0, weight_decay=0.0, **options)
 
@@ -91,18 +93,18 @@ class Stack:
         parts = rows.split(self.sizes, dim=1)
         return {name: part.view(len(rows), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
-    def losses_of(self, rows, batch, reduction):
-        """Return the cross entropy of every point on one batch, in one pass."""
+    def losses_of(self, parameters, batch, reduction):
+        """Return the cross entropy of every point on one batch, in one pass. parameters: what `named` gives."""
 
         def loss(parameters, rates):
             inputs = batch.tokens, batch.features
             logits = functional_call(self.model, parameters | rates, inputs, {"first": batch.first})
             return cross_entropy(logits, batch.targets, reduction)
 
-        if len(rows) == 1:  # the same, without what vmap costs
-            alone = ({name: value[0] for name, value in stacked.items()} for stacked in (self.named(rows), self.rates))
+        if len(self.members) == 1:  # the same, without what vmap costs
+            alone = ({name: value.squeeze(0) for name, value in stacked.items()} for stacked in (parameters, self.rates))
             return loss(*alone)[None]
-        return vmap(loss, randomness="same")(self.named(rows), self.rates)
+        return vmap(loss, randomness="same")(parameters, self.rates)
 
     def step(self, batch):
         """Make one update of every point from one batch, as training_utils.training_step does for one model.
@@ -111,26 +113,28 @@ class Stack:
         """
         training = self.members[0].training
         seed_device(self.device, training.seed, self.steps)
-        losses = self.losses_of(self.weights, batch, "mean")
-        (gradients,) = torch.autograd.grad(losses.sum(), self.weights)
+        losses = self.losses_of(self.leaves, batch, "mean")
+        gradients = self.movement.grad
+        parts = torch.autograd.grad(losses.sum(), list(self.leaves.values()))
+        for place, part in zip(self.named(gradients).values(), parts, strict=True):
+            place.copy_(part)
         norms = gradients.norm(dim=1)
         finite = torch.isfinite(losses) & torch.isfinite(norms)
         gradients *= (training.gradient_clip / (norms + 1e-6)).clamp(max=1)[:, None]
-        self.update(gradients)
-        self.averaged.lerp_(self.weights.detach(), 1.0 if self.steps == 0 else self.average_share)
+        self.update()
+        self.averaged.lerp_(self.weights, 1.0 if self.steps == 0 else self.average_share)
         self.steps += 1
         self.note(losses.detach(), finite)
         end_step(self.device)
 
-    def update(self, gradients):
-        """Step AdamW by the gradients (points, parameters), each point at its own learning rate."""
-        self.movement.zero_().grad = gradients
+    def update(self):
+        """Step AdamW, each point at its own learning rate."""
+        self.movement.zero_()
         self.optimizer.step()
         rates = self.learning_rates * learning_rate_at(self.steps, math.inf, self.schedule)
-        weights = self.weights.detach()
-        for part, (_, decay) in zip(weights.split([size for size, _ in self.decays], dim=1), self.decays, strict=True):
+        for part, (_, decay) in zip(self.weights.split([size for size, _ in self.decays], dim=1), self.decays, strict=True):
             part.mul_(1 - rates * decay)
-        weights.addcmul_(self.movement, rates)
+        self.weights.addcmul_(self.movement, rates)
 
     def note(self, losses, finite):
         """Remember what the labels of the points need of the losses of a step, on the device."""
@@ -143,7 +147,7 @@ class Stack:
         nats = torch.zeros(len(self.members), dtype=torch.float64)
         with evaluating(self.model):
             for batch in batches:
-                losses = self.losses_of(self.averaged, batch, "none")
+                losses = self.losses_of(self.named(self.averaged), batch, "none")
                 end_step(self.device)
                 nats += losses.cpu().double().sum(1)
         return (nats / zeros).tolist()
@@ -169,7 +173,7 @@ class Stack:
         self.steps = states[0]["steps"]
         names = ("weights", "averaged", "exp_avg", "exp_avg_sq", "finite", "first_loss", "last_losses")
         together = {name: torch.stack([state[name] for state in states]).to(self.device) for name in names}
-        self.weights.detach().copy_(together["weights"])
+        self.weights.copy_(together["weights"])
         self.averaged.copy_(together["averaged"])
         averages = {"step": torch.tensor(float(self.steps)), **{name: together[name] for name in ("exp_avg", "exp_avg_sq")}}
         self.optimizer.load_state_dict({"state": {0: averages}, "param_groups": self.optimizer.state_dict()["param_groups"]})
