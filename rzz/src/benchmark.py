@@ -56,7 +56,7 @@ from training_utils import (
 )
 from transformer import generate
 from tuning_utils import grid_of
-from tuning_workers import finished, tasks_of, tuning_device, worker_pool
+from tuning_workers import finished, tasks_of, tuning_device, worker_count, worker_pool
 
 HEIGHTS = (1, 1_000_000, 10_000_000)  # first indexes
 MPMATH_SAMPLE = 3  # zeros: 0.4 to 0.8 s each
@@ -309,10 +309,12 @@ def points_an_hour(device):
         config.tuning.zeros, config.tuning.grid = TUNED_ZEROS, TUNED | {"epochs": [1]}
         points = grid_of(config).points
         training, validation = first_zeros(config)
-        began = time.perf_counter()
+        tasks = tasks_of(config, points, 1, device)
         with worker_pool(config, device, training, validation) as submit:
-            consume(finished(submit, tasks_of(config, points, 1, device), []))
-        search = time.perf_counter() - began
+            consume(finished(submit, tasks[-worker_count(config, device) :], []))  # a search outlasts their start
+            began = time.perf_counter()
+            consume(finished(submit, tasks, []))
+            search = time.perf_counter() - began
         torch.set_num_threads(fast_cores())
         rates = {"the search": 3600 * len(points) / search}
         for name, way in (("one after the other", one_point), ("plain GPTs, no scores", one_plain_gpt)):

@@ -413,10 +413,10 @@ def write_back(path, changes):
         settings.setdefault(section, {}).update(values)
     shutil.copyfile(path, path.with_name(f"{path.stem}.previous{path.suffix}"))
     with atomic_write(path, "w") as file:
-        file.write(settings_text(settings))
+        file.write(settings_json(settings))
 
 
-def settings_text(settings):
+def settings_json(settings):
     """JSON with one setting a line: lists stay on the line of their key."""
     text = json.dumps(settings, indent=2)
     return re.sub(r"\[[^\[\]{}]*\]", lambda match: re.sub(r"\s*\n\s*", " ", match[0]), text).replace("[ ", "[").replace(

@@ -8,7 +8,7 @@ Every number in it comes from the checkpoint and, once evaluate.py has measured 
 import json
 
 from checkpoint_utils import trained_zeros
-from config_utils import ModelConfig, settings_text
+from config_utils import ModelConfig, settings_json
 from file_utils import atomic_write
 from logging_utils import duration, number
 
@@ -114,7 +114,7 @@ def card_text(checkpoint, evaluation):
         test=measured(evaluation), digits=shortest if shortest == longest else f"{shortest} to {longest}",
         prior=PRIOR[model.index_embedding],
         versions=", ".join(f"{name} {meta[name]}" for name in ("python", "torch", "numpy", "mpmath") if name in meta),
-        settings=settings_text(shown),
+        settings=settings_json(shown),
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def read_evaluation(path):
 
 def overview(config, tuning, training, evaluation):
     """Yield what the run is, the answer as a sentence and in large numbers, and what is still missing."""
-    yield Paragraph(settings_text(config, training, evaluation))
+    yield Paragraph(run_text(config, training, evaluation))
     yield Paragraph(headline(training, evaluation))
     numbers = [*accuracy_numbers(training, evaluation), *speed_numbers(training)]
     if numbers:
@@ -118,13 +118,13 @@ def speed_numbers(training):
     if lines:
         last = lines[-1]
         yield f"{last['zeros_per_second']:,.0f}", "zeros per second in training"
-        if is_complete(training):
+        if log_is_complete(training):
             yield "done", f"in {last['steps_in_run']:,} steps and {duration(training[-1]['seconds'])}"
         else:
             yield duration(last["seconds_left"]), f"of training left after step {last['step']:,} of {last['steps_in_run']:,}"
 
 
-def settings_text(config, training, evaluation):
+def run_text(config, training, evaluation):
     data, model, settings = config.data, config.model, config.training
     counts = [evaluation["parameters"]] if evaluation else [line["parameters"] for line in of_kind(training, "round")[-1:]]
     parameters = "".join(f"{count:,} parameters, " for count in counts)
@@ -139,7 +139,7 @@ def what_is_missing(tuning, training, evaluation):
         yield "No tuning is in the logs: `python rzz/src/tune_hyper_parameters.py`"
     if not training:
         yield "No training is in the logs: `python rzz/src/train.py --resume`"
-    elif not is_complete(training):
+    elif not log_is_complete(training):
         yield f"The training has got to step {training[-1]['step']:,}; where it was stopped: `python rzz/src/train.py --resume`"
     if not evaluation:
         yield "No evaluation is in the logs, so errors are those on the validation sample: `python rzz/src/evaluate.py`"
@@ -147,7 +147,7 @@ def what_is_missing(tuning, training, evaluation):
         yield "The training has gone on since it was evaluated: `python rzz/src/evaluate.py`"
 
 
-def is_complete(training):
+def log_is_complete(training):
     """Whether the last step of the run is in the log."""
     lines = of_kind(training, "training")
     return bool(lines) and training[-1]["step"] >= lines[-1]["steps_in_run"]
