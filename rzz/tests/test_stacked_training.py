@@ -8,6 +8,7 @@ from conftest import SMALL_RUN
 
 from config_utils import Config, ModelConfig, TrainingConfig
 from data_utils import RiemannZerosDataset
+from device_utils import seed_device
 from riemann_siegel import smooth_zeros
 from stacked_training import Stack, with_stacked_dropout
 from training_utils import batches, build_model, cross_entropy_of, learning_rate_at, make_optimizer, training_step
@@ -64,7 +65,7 @@ def test_a_stack_of_one_makes_the_updates_of_a_plain_training(dropout):
     """The reference is the training step of stage 2 on a plain model with torch's optimizer."""
     one = member(0.003, dropout)
     stack = train([one])
-    model = build_model(one.model, one.training.seed)
+    model = build_model(one.model, one.training.seed).to(DEVICE)
     optimizer, ready = make_optimizer(model, one.training), list(batches(model, some_zeros(), SIZE))
     if dropout:
         for name in with_stacked_dropout(model):
@@ -112,10 +113,10 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean_and_draws_a_function_of_see
     dropout = stack.model.embedding_dropout
     dropout.rate.fill_(0.25)
     dropout.train()
-    x = torch.ones(200, 500)
-    torch.manual_seed(1)
+    x = torch.ones(200, 500, device=DEVICE)
+    seed_device(DEVICE, 1)
     first = dropout(x)
     assert (first == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert first.mean().item() == pytest.approx(1, abs=0.01)
-    torch.manual_seed(1)
+    seed_device(DEVICE, 1)
     assert torch.equal(dropout(x), first) and torch.equal(dropout.eval()(x), x)
