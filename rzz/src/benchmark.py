@@ -215,8 +215,9 @@ def benchmark_train(arguments):
           + ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items()))
     settings = dataclasses.replace(Config().model, d_model=arguments.d_model, num_layers=arguments.num_layers)
     needed = rates["rzz, primes"] * flops_per_zero(settings, zeros.width - 1)
-    peak = products_per_second(device, dtype)
-    print(f"floating-point operations: {needed / 1e9:,.0f} GFLOP/s of {peak / 1e9:,.0f} that products of 2048 × 2048 reach: "
+    side = 2048 if device.type == "cpu" else 8192
+    peak = products_per_second(device, dtype, side)
+    print(f"floating-point operations: {needed / 1e9:,.0f} GFLOP/s of {peak / 1e9:,.0f} that products of {side} × {side} reach: "
           f"{needed / peak:.0%}")
     return {"device": describe_device(device), "dtype": str(dtype), **rates, "loss_differences": differences,
             "roofline": needed / peak}  # fmt: skip
@@ -236,7 +237,7 @@ def losses_compared(arguments, zeros):
     return found
 
 
-def products_per_second(device, dtype, size=2048):
+def products_per_second(device, dtype, size):
     """Floating-point operations a second that the device reaches on a large matrix product."""
     matrix = torch.randn(size, size, device="cpu").to(device, dtype)
 

@@ -46,8 +46,7 @@ def choose_device(name="auto"):
 
 
 def make_device(kind):
-    if kind == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     if kind == "cuda":  # torchrun starts one process for each of a machine's GPUs
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         return torch.device("cuda", torch.cuda.current_device())
@@ -221,7 +220,7 @@ def is_out_of_memory(error):
 def keep_freed_memory():
     """Let glibc keep the memory of freed tensors for the next ones. Apple's allocator does so by itself.
 
-    Else each step gets the activations of a large model from the system anew, page by page.
+    Else each step gets the activations of a large model, and each chunk of rows its features, from the system anew, page by page.
     """
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # the numbers of M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h

@@ -145,7 +145,7 @@ def left_to_write(tokens, smooth, start=0):
             place = np.where(is_digit, place - 1, np.where(is_point & ~after_point, -1, place))
             after_point |= is_point
         after_colon |= token == COLON
-        if column < start:
+        if column < start or not after_colon.any():
             continue
         left = goal - written
         unit = POWERS[np.clip(place + 6, 0, 18)]
@@ -174,7 +174,8 @@ def left_to_write(tokens, smooth, start=0):
 def prime_phases(smooth, primes):
     """Return γ̄ log p / 2π modulo 1 as float32 (B, primes), reduced in float64."""
     turns = np.asarray(smooth)[:, None] * (np.log(primes) / (2 * math.pi))
-    return (turns - np.floor(turns)).astype(np.float32)
+    turns -= np.floor(turns)
+    return turns.astype(np.float32)
 
 
 def primes_up_to(limit):
