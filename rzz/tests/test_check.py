@@ -6,7 +6,7 @@ from collections import namedtuple
 
 import pytest
 import torch
-from conftest import SMALL_RUN, write_config
+from conftest import DEVICE, SMALL_RUN, write_config
 
 import check_utils
 import evaluate
@@ -62,7 +62,7 @@ def test_in_a_new_folder_it_says_all_and_makes_no_file(run_folder, check, stage,
     said = check(stage, run_folder, *arguments)
     assert contents(run_folder) == before and len(before) == 1
     assert {"device", "memory", "disk", "zeros", "one step", "forecast"} <= said.keys()
-    assert said["device"].startswith("cpu") and "asked for" in said["device"] and "GB used" in said["memory"]
+    assert said["device"].startswith(DEVICE) and "asked for" in said["device"] and "GB used" in said["memory"]
 
 
 @pytest.mark.parametrize("stage, arguments", [

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import SMALL_RUN, SRC, write_config
+from conftest import DEVICE, SMALL_RUN, SRC, write_config
 
 STAGES = ("tune_hyper_parameters.py", "train.py", "evaluate.py", "predict.py")
 SCRIPTS = sorted(path.name for path in SRC.glob("*.py") if '\nif __name__ == "__main__":' in path.read_text())
@@ -42,7 +42,7 @@ def test_help_shows_an_example(script):
 def test_results_go_to_standard_output_and_all_else_to_standard_error(outputs, script):
     usual = outputs[script, False]
     assert usual.returncode == 0, usual.stderr
-    assert "device cpu" in usual.stderr and "device cpu" not in usual.stdout
+    assert f"device {DEVICE}" in usual.stderr and f"device {DEVICE}" not in usual.stdout
     assert (usual.stdout == "") == (script == "train.py")  # its result is a checkpoint
 
 

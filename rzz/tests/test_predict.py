@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_RUN, SRC, write_config
+from conftest import DEVICE, SMALL_RUN, SRC, write_config
 
 import predict as script
 from checkpoint_utils import latest_checkpoint, trained_model, trained_zeros
@@ -233,7 +233,7 @@ def test_results_go_to_standard_output_and_the_rest_to_standard_error_or_nowhere
     command = [sys.executable, str(SRC / "predict.py"), "--config", str(trained / "config.json"), "905..907", *["--quiet"] * quiet]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(process.stdout.splitlines()) == 4
-    assert process.stderr == "" if quiet else "device cpu" in process.stderr and "last.pt" in process.stderr
+    assert process.stderr == "" if quiet else f"device {DEVICE}" in process.stderr and "last.pt" in process.stderr
     assert "\x1b" not in process.stdout + process.stderr and "\r" not in process.stdout + process.stderr
 
 

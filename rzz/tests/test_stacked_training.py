@@ -2,9 +2,9 @@
 
 import dataclasses
 
+import conftest
 import pytest
 import torch
-from conftest import SMALL_RUN
 
 from config_utils import Config, ModelConfig, TrainingConfig
 from data_utils import RiemannZerosDataset
@@ -14,7 +14,7 @@ from stacked_training import Stack, with_stacked_dropout
 from training_utils import batches, build_model, cross_entropy_of, learning_rate_at, make_optimizer, training_step
 
 SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=24, max_prime=30)
-DEVICE = torch.device(SMALL_RUN["runtime"]["device"])
+DEVICE = torch.device(conftest.DEVICE)
 STEPS, SIZE = 50, 8
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL_RUN, stop_after_the_third_step, write_config
+from conftest import DEVICE, SMALL_RUN, stop_after_the_third_step, write_config
 
 import evaluate
 import run_log
@@ -104,7 +104,7 @@ def test_bfloat16_multiplies_and_leaves_all_else_in_float32(tmp_path, monkeypatc
 
     def recorded_linear(*arguments):
         product = linear(*arguments)
-        seen.add((torch.is_autocast_enabled("cpu"), product.dtype))
+        seen.add((torch.is_autocast_enabled(DEVICE), product.dtype))
         return product
 
     monkeypatch.setattr(torch.nn.functional, "linear", recorded_linear)
