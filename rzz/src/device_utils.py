@@ -10,6 +10,7 @@ float64 does not exist on Apple's GPUs, so what needs more than float32 is prepa
 import ctypes
 import functools
 import gc
+import logging
 import os
 import platform
 import resource
@@ -48,8 +49,10 @@ def choose_device(name="auto"):
 def make_device(kind):
     keep_freed_memory()
     if kind == "cuda":  # torchrun starts one process for each of a machine's GPUs
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        return torch.device("cuda", torch.cuda.current_device())
+        number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if number >= count:
+            raise UserError(f"This machine has {count} CUDA device(s): use --nproc_per_node={count}, a process each.")
+        return taken(torch.device("cuda", number))
     return torch_xla().device() if kind == "xla" else torch.device(kind)
 
 
@@ -59,9 +62,28 @@ def compiled(model, device, setting):
     CUDA gains, where it also replays the launches of small operations as CUDA graphs. A CPU gains little and pays with a
     minute at each start, Apple's GPUs misbehave, and XLA compiles by itself.
     """
-    if setting == "on" or (setting == "auto" and device.type == "cuda"):
+    if setting == "off" or (setting == "auto" and device.type != "cuda"):
+        return model
+    failure = compile_failure(device)
+    if failure is None:
         return torch.compile(model, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
+    if setting == "on":
+        raise UserError(f'torch.compile does not work here: {failure}. Set training.compile to "off".')
+    logging.getLogger("rzz").warning("Training without torch.compile, more slowly: %s", failure)
     return model
+
+
+@functools.cache
+def compile_failure(device):
+    """Return None where torch.compile works, else why it does not, found out by trying it on next to nothing.
+
+    It builds programs as it runs: on CUDA that takes a C compiler, Python's headers, and a GPU that Triton knows.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(8, device=device))
+    except Exception as error:  # of many kinds: dynamo's, inductor's, Triton's, the compiler's
+        return " ".join(str(error).split())[:200]
+    return None
 
 
 def torch_xla():
@@ -110,7 +132,13 @@ def precision(device, setting):
 
 def device_of_worker(device, number):
     """Return the device for worker `number`, from 0: on a machine with several CUDA devices they take turns."""
-    return torch.device("cuda", number % torch.cuda.device_count()) if device.type == "cuda" else device
+    return taken(torch.device("cuda", number % torch.cuda.device_count())) if device.type == "cuda" else device
+
+
+def taken(device):
+    """Return a CUDA device, now the one that this process means where it names none, as when it seeds."""
+    torch.cuda.set_device(device)
+    return device
 
 
 def device_count(device):

@@ -55,7 +55,7 @@ class CausalSelfAttention(nn.Module):
         what came before `start` and take in what is new. first: the first of the T columns whose result is wanted.
         """
         B, T, _ = x.shape
-        query = self.query(x[:, first:])
+        query = self.query(x[:, first:].contiguous())  # Apple's F.linear has erred where it is not (pytorch#161640)
         key, value = self.key_value(x).split([self.num_heads * self.d_k, self.num_heads * self.d_v], dim=-1)
         query = query.view(B, T - first, self.num_heads, self.d_k).transpose(1, 2)  # (B, H, T - first, d_k)
         key = key.view(B, T, self.num_heads, self.d_k).transpose(1, 2)

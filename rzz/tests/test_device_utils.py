@@ -11,9 +11,20 @@ import torch
 from conftest import SRC, batch_of
 from torch.overrides import TorchFunctionMode
 
+import device_utils
 from config_utils import INDEX_EMBEDDINGS, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
-from device_utils import choose_device, device_count, device_of_worker, fast_cores, messengers, precision, to_cpu
+from device_utils import (
+    choose_device,
+    compile_failure,
+    compiled,
+    device_count,
+    device_of_worker,
+    fast_cores,
+    messengers,
+    precision,
+    to_cpu,
+)
 from metrics_utils import sampled_predictions
 from training_utils import build_model, cross_entropy_of, make_optimizer, training_step
 
@@ -98,8 +109,26 @@ def test_on_a_mac_the_performance_cores_count_where_the_system_names_them(monkey
 def test_workers_take_turns_on_the_devices_of_a_machine(monkeypatch):
     assert device_of_worker(torch.device("cpu"), 3) == torch.device("cpu") and device_count(torch.device("cpu")) == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)  # where seeds go
     chosen = torch.device("cuda", 0)
-    assert [device_of_worker(chosen, number).index for number in range(4)] == [0, 1, 0, 1] and device_count(chosen) == 2
+    devices = [device_of_worker(chosen, number) for number in range(4)]
+    assert [device.index for device in devices] == [0, 1, 0, 1] and current == devices and device_count(chosen) == 2
+
+
+def test_where_torch_compile_does_not_work_training_goes_without_it_and_says_why(monkeypatch, caplog):
+    def no_compiler(*given, **options):
+        raise RuntimeError("no C compiler\n  was found")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    failure = compile_failure.__wrapped__(torch.device("cpu"))
+    assert failure == "no C compiler was found"
+    monkeypatch.setattr(device_utils, "compile_failure", lambda device: failure)
+    model = torch.nn.Linear(1, 1)
+    assert compiled(model, torch.device("cpu"), "auto") is model and not caplog.records
+    assert compiled(model, torch.device("cuda"), "auto") is model and failure in caplog.text
+    with pytest.raises(UserError, match=failure):
+        compiled(model, torch.device("cpu"), "on")
 
 
 PAGES_OF_A_SECOND_ROUND = """
