@@ -17,6 +17,7 @@ A file is what torch.load(path, map_location="cpu", weights_only=True) gives bac
 import dataclasses
 import datetime
 import hashlib
+import io
 import logging
 import os
 import platform
@@ -66,12 +67,22 @@ def save_checkpoint(checkpoint, path):
     folder cannot be written; the older files are then as they were.
     """
     written = path.with_name(f"{path.name}.new")
-    with atomic_write(written) as file:
-        torch.save(checkpoint, file)
+    write_torch_file(written, checkpoint)
     if path.name == LAST and path.exists():
         os.replace(path, path.with_name(PREVIOUS))
     os.replace(written, path)
     sync_folder(path.parent)
+
+
+def write_torch_file(path, value):
+    """Write `value` to `path` as torch.save does, wholly or not at all.
+
+    By way of memory: with a file on a full disk torch.save raises a RuntimeError that does not say so.
+    """
+    in_memory = io.BytesIO()
+    torch.save(value, in_memory)
+    with atomic_write(path) as file:
+        file.write(in_memory.getbuffer())
 
 
 def restore(checkpoint, model, optimizer, path):

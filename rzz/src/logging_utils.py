@@ -14,13 +14,14 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
 from config_utils import UserError, require_writable
 from file_utils import atomic_write
-from process_utils import process_count, process_rank
+from process_utils import has_lost_another, leave, process_count, process_rank
 
 log = logging.getLogger("rzz")
 training_log = logging.getLogger("rzz.training")
@@ -45,6 +46,14 @@ class TerminalHandler(logging.Handler):
 terminal = TerminalHandler()
 
 
+class LogFile(logging.FileHandler):
+    """A file of the log. Where its disk is full, the line is on the terminal alone."""
+
+    def handleError(self, record):
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def write_nowhere(stream):
     """Let a stream whose reader has gone take everything, what it still holds too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -64,9 +73,9 @@ def start_logging(folder, quiet=False):
             handler.close()
     log.propagate = False
     log.setLevel(logging.INFO if process_rank() == 0 else logging.ERROR)
-    add_handler(log, logging.FileHandler(folder / "rzz.log", encoding="utf-8"),
+    add_handler(log, LogFile(folder / "rzz.log", encoding="utf-8"),
                 "%(asctime)s %(levelname)s %(filename)s:%(lineno)d %(message)s")
-    add_handler(training_log, logging.FileHandler(folder / "training.log", encoding="utf-8"), "%(asctime)s %(message)s")
+    add_handler(training_log, LogFile(folder / "training.log", encoding="utf-8"), "%(asctime)s %(message)s")
     add_handler(log, terminal, "%(message)s")
 
 
@@ -95,25 +104,31 @@ def run_script(main):
         write_nowhere(sys.stdout)
         code = 1
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise_as_bug()
-        print(f"{error.filename or 'The disk'}: {error.strerror}; free some space or choose a folder that can be written.",
-              file=sys.stderr)
-        code = 2
+        if error.errno in DISK_ERRORS:
+            print(f"{error.filename or 'The disk'}: {error.strerror}; free some space or choose a folder that can be written.",
+                  file=sys.stderr)
+            code = 2
+        else:
+            code = report_bug()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         code = INTERRUPTED
-    except Exception:
-        raise_as_bug()
-    sys.exit(code)
+    except Exception as error:
+        if has_lost_another(error):
+            log.error("Another process of this training has ended; it has said why.")
+            code = 1
+        else:
+            code = report_bug()
+    leave(code)
 
 
-def raise_as_bug():
-    """Log the exception in flight with its traceback, and leave with it."""
-    if not log.handlers:
-        raise
-    log.exception("This is a bug in rzz, or something that it should have foreseen:")
-    sys.exit(1)
+def report_bug():
+    """Log the exception in flight with its traceback; return the exit code for it."""
+    if log.handlers:
+        log.exception("This is a bug in rzz, or something that it should have foreseen:")
+    else:
+        traceback.print_exc()
+    return 1
 
 
 def progress_bar(total, description, unit, initial=0, form=None):

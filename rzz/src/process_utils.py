@@ -6,8 +6,10 @@ Each computes its share of every batch and the gradients are averaged (Distribut
 update of one. Everything here is also right in a process that is alone, where it costs nothing.
 """
 
+import datetime
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from config_utils import UserError
 from device_utils import messengers
 
+PATIENCE = datetime.timedelta(days=1)  # with the first process, which may be fetching zeros; when one ends, torchrun ends all
 AGREE_EVERY = 8  # steps; a look at what the other processes want takes as long as a message to them
 
 
@@ -38,11 +41,23 @@ def processes():
     if is_alone():
         yield
         return
-    distributed.init_process_group(messengers())
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    distributed.init_process_group(messengers(), timeout=PATIENCE)
+    yield
+    distributed.destroy_process_group()  # not after an error: NCCL would wait here for the others, and they for this one
+
+
+def leave(code):
+    """End this process with the exit code `code`: at once where others still count on it, who end with it."""
+    if distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def has_lost_another(error):
+    """Whether an exception says no more than that another process has ended."""
+    return process_count() > 1 and (isinstance(error, distributed.DistError) or "gloo/transport" in str(error))
 
 
 def process_count():
@@ -59,12 +74,16 @@ def wait_for_all():
     try:
         sum_over_processes(torch.zeros(1))
     except RuntimeError:
-        sys.exit(1)
+        leave(1)
 
 
 def shared_among_processes(model):
     """Return `model` wrapped so that backward passes average its gradients over all processes; its buffers never change."""
-    return DistributedDataParallel(model, broadcast_buffers=False) if process_count() > 1 else model
+    if process_count() == 1:
+        return model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has a new name for the option, which older ones do not know
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def sum_over_processes(tensor):

@@ -105,11 +105,15 @@ def validation_text(progress):
 
 
 def write_line(config, progress, **values):
+    """Append a line to training.jsonl. A full disk costs the line, not the training."""
     if process_rank() > 0:
         return
-    progress.log_lines += 1
     place = {name: getattr(progress, name) for name in ("round", "epoch", "row", "step", "seconds")}
-    write_json_line(config.log_folder / "training.jsonl", {**place, **values})
+    try:
+        write_json_line(config.log_folder / "training.jsonl", {**place, **values})
+        progress.log_lines += 1
+    except OSError as error:
+        log.error("Could not write a line of training.jsonl (%s); training goes on without it. Free some space.", error.strerror)
 
 
 def keep_lines(config, count):

@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import torch
 
+from checkpoint_utils import write_torch_file
 from config_utils import UserError
-from device_utils import device_count, device_of_worker, fast_cores, keep_freed_memory
-from file_utils import atomic_write
+from device_utils import device_count, device_of_worker, fast_cores, is_out_of_memory, keep_freed_memory
 from metrics_utils import sampled_predictions, scores
 from resource_utils import columns, flops_per_zero, memory_gb, step_seconds
 from stacked_training import Stack
@@ -158,9 +158,11 @@ def finished(submit, tasks, stop):
             task = waiting.pop(future)
             try:
                 yield task, future.result()
-            except BrokenProcessPool as error:
-                raise UserError("A worker was killed, most likely for lack of memory: set tuning.workers lower and run again; what "
-                                "is finished is kept.") from error
+            except (BrokenProcessPool, RuntimeError) as error:
+                if not isinstance(error, BrokenProcessPool) and not is_out_of_memory(error):
+                    raise
+                raise UserError("A worker found too little memory or was killed: set tuning.workers lower and run again; what is "
+                                "finished is kept.") from error
         if stop:
             return
 
@@ -223,8 +225,7 @@ def train_stack(task, config, device, training, validation, stopped):
         for curve, nats in zip(curves, stack.nats_per_zero(checks, len(validation)), strict=True):
             curve.append(nats)
     for member, path in enumerate(task.new_files):
-        with atomic_write(path) as file:
-            torch.save({"stack": stack.state(member), "curve": curves[member]}, file)
+        write_torch_file(path, {"stack": stack.state(member), "curve": curves[member]})
     results = [result_of(stack, member, curve, config, validation) for member, curve in enumerate(curves)]
     return [{**result, "seconds": (time.monotonic() - began) / len(results)} for result in results]
 

@@ -15,11 +15,11 @@ from checkpoint_utils import load_checkpoint
 from config_utils import UserError
 
 # Dropout draws other masks for other shares of a batch. 64 zeros a batch are not divisible by 3, nor is the last batch full.
-SETTINGS = ("--set", "model.dropout=0", "--set", "training.log_interval=1")
+SETTINGS = ("--device", "cpu", "--set", "model.dropout=0", "--set", "training.log_interval=1")
 
 
-def several(count, config, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", SRC / "train.py"]
+def several(count, config, *arguments, script=SRC / "train.py"):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", script]
     return subprocess.Popen([*command, "--config", config, *SETTINGS, *arguments], stderr=subprocess.PIPE, text=True)
 
 
@@ -75,6 +75,33 @@ def test_what_one_process_refuses_is_no_bug_of_the_others(tmp_path, arguments, s
     (tmp_path / "checkpoints" / "last.pt").touch()
     said = several(2, config, *arguments).communicate()[1]
     assert says in said and "This is a bug" not in said
+
+
+FAILING_FIRST = """
+import sys
+sys.path.insert(0, {src!r})
+import train
+from config_utils import UserError
+from logging_utils import run_script
+
+def failing(*arguments):
+    if train.process_rank() == 0:
+        raise {error}
+
+train.log_validation = failing
+run_script(train.main)
+"""
+
+
+@pytest.mark.parametrize("error, bugs", [("UserError('this cannot be')", 0), ("ValueError('this cannot be')", 1)])
+def test_an_error_of_one_process_ends_all_and_is_the_only_one_that_is_told(tmp_path, error, bugs):
+    script = tmp_path / "script.py"
+    script.write_text(FAILING_FIRST.format(src=str(SRC), error=error))
+    process = several(2, write_config(tmp_path / "run", SMALL_RUN), "--resume", script=script)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode != 0 and "this cannot be" in said
+    assert said.count("This is a bug") == bugs and said.count("Traceback") <= bugs + 1  # one more is torchrun's own
+    assert "FutureWarning" not in said
 
 
 @pytest.mark.parametrize("kind", ["mps", "xla"])

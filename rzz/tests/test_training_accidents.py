@@ -3,18 +3,22 @@
 import errno
 import json
 import math
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import SMALL_RUN, batch_of, write_config
 
 import checkpoint_utils
+import run_log
 import train
 import training_utils
 from checkpoint_utils import load_checkpoint
 from config_utils import ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
 from device_utils import FusedAdamW, fused_adamw
+from logging_utils import LogFile, add_handler, log, terminal
 from training_utils import build_model, make_optimizer, training_step
 
 ZEROS = RiemannZerosDataset([9, 10, 11, 12, 13], [480051, 497738, 529703, 564462, 593470])
@@ -166,20 +170,64 @@ def test_another_error_is_not_taken_for_full_memory(config, monkeypatch):
         training(config)
 
 
-def test_a_full_disk_is_said_and_training_goes_on(config, monkeypatch):
-    real, calls = checkpoint_utils.torch.save, []
+class FullDisk:
+    """A file on a disk with room for 20,000 bytes."""
 
-    def full_the_second_time(checkpoint, file):
-        calls.append(checkpoint["progress"]["step"])
-        if len(calls) == 2:
-            file.write(b"half of it")
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, data):
+        if self.file.tell() + len(data) > 20_000:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(checkpoint, file)
+        return self.file.write(data)
 
-    monkeypatch.setattr(checkpoint_utils.torch, "save", full_the_second_time)
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_full_disk_is_said_and_training_goes_on(config, monkeypatch):
+    """As on a real disk, what is smaller may still fit after something that did not."""
+    real, paths = checkpoint_utils.atomic_write, []
+
+    @contextmanager
+    def full_the_second_time(path, mode="wb"):
+        paths.append(path.name)
+        with real(path, mode) as file:
+            yield FullDisk(file) if len(paths) == 2 else file
+
+    monkeypatch.setattr(checkpoint_utils, "atomic_write", full_the_second_time)
     training(config)
-    assert calls == [5, 10, 10, 10]
+    assert paths == ["last.pt.new", "last.pt.new", "round_0.pt.new", "last.pt.new"]
     text = (config.parent / "logs" / "rzz.log").read_text()
-    assert "Could not save last.pt (No space left on device)" in text
+    assert text.count("Could not save last.pt (No space left on device)") == 1
     names = {path.name for path in (config.parent / "checkpoints").iterdir()}
     assert names == {"last.pt", "last.prev.pt", "round_0.pt", "model_card.md", ".lock"}
+
+
+def test_a_line_of_the_log_that_does_not_fit_the_disk_is_lost_and_the_run_is_the_same(config, monkeypatch, tmp_path):
+    other = write_config(tmp_path / "other", SMALL_RUN)
+    training(other)
+    real, calls = run_log.write_json_line, []
+
+    def full_the_third_time(path, values):
+        calls.append(values)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, values)
+
+    monkeypatch.setattr(run_log, "write_json_line", full_the_third_time)
+    training(config)
+    assert "Could not write a line of training.jsonl (No space left on device)" in (config.parent / "logs" / "rzz.log").read_text()
+    assert len(lines(config)) == len(lines(other)) - 1
+    found = [load_checkpoint(path.parent / "checkpoints" / "last.pt") for path in (config, other)]
+    assert [checkpoint["progress"]["log_lines"] for checkpoint in found] == [len(lines(config)), len(lines(other))]
+    torch.testing.assert_close(found[0]["model"], found[1]["model"], rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_the_terminal_has_what_a_full_disk_does_not_take(capsys):
+    add_handler(log, LogFile("/dev/full", encoding="utf-8"), "%(message)s")
+    add_handler(log, terminal, "%(message)s")
+    log.error("said all the same")
+    log.handlers[-2].stream = None  # whose close would find the disk full as well
+    assert capsys.readouterr().err == "said all the same\n"
