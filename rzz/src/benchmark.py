@@ -77,18 +77,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     zeros = commands.add_parser("zeros", help="zeros a second, beside mpmath and python-flint")
-    zeros.add_argument("--count", type=int, choices=range(1, 10_000_001), metavar="COUNT", default=500_000,
-                       help="zeros at each height (default %(default)s)")
+    zeros.add_argument("--count", type=positive, default=500_000, help="zeros at each height (default %(default)s)")
     commands.add_parser("encode", help="rows a second, beside a Python loop")
     for name in ("train", "generate"):
         command = commands.add_parser(name, help=f"zeros a second, beside plain ways to {name}")
         command.add_argument("--device", choices=DEVICES, default="auto")
-        command.add_argument("--d-model", type=int, default=128)
-        command.add_argument("--num-layers", type=int, default=4)
-        command.add_argument("--batch-size", type=int, default=128)
+        command.add_argument("--d-model", type=positive, default=128)
+        command.add_argument("--num-layers", type=positive, default=4)
+        command.add_argument("--batch-size", type=positive, default=128)
     tune = commands.add_parser("tune", help="forecasts beside what is measured; points an hour beside plain loops")
     tune.add_argument("--device", choices=DEVICES, default="auto")
     arguments = parser.parse_args()
+    if getattr(arguments, "d_model", 0) % Config().model.num_heads:
+        parser.error(f"--d-model must be a multiple of {Config().model.num_heads}, the number of heads")
     figures = {"zeros": benchmark_zeros, "encode": benchmark_encode, "train": benchmark_train,
                "generate": benchmark_generate, "tune": benchmark_tune}[arguments.command](arguments)  # fmt: skip
     log_folder = dataclasses.replace(Config(), path=DEFAULT_CONFIG).log_folder
@@ -97,6 +98,13 @@ def main():
                "numpy": np.__version__}  # fmt: skip
     when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     write_json_line(log_folder / "benchmarks.jsonl", {"when": when, **vars(arguments), **machine, **figures})
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
 
 
 # -------------------------------------------------------------------------------------------------------------- zeros

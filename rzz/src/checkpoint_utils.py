@@ -27,7 +27,7 @@ import mpmath
 import numpy as np
 import torch
 
-from config_utils import ModelConfig, UserError
+from config_utils import ModelConfig, UserError, command
 from device_utils import to_cpu
 from file_utils import atomic_write, sync_folder
 from run_progress import Progress
@@ -162,7 +162,8 @@ def chosen_checkpoint(config, path):
     if path is not None:
         return load_checkpoint(path), path
     if not checkpoint_files(config.checkpoint_folder):
-        raise UserError(f"There is no checkpoint in {config.checkpoint_folder}; train first: python rzz/src/train.py --resume")
+        first = command(config, "train.py --resume")
+        raise UserError(f"There is no checkpoint in {config.checkpoint_folder}; train first: {first}")
     return latest_checkpoint(config.checkpoint_folder)
 
 

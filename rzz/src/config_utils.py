@@ -14,6 +14,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import shutil
 import types
 import typing
@@ -192,12 +193,18 @@ def stage_parser(description):
     return parser
 
 
+def command(config, words):
+    """Return what to type to run `words`, a script and its options, with this config: 'python rzz/src/train.py --resume'."""
+    where = "" if config.path == DEFAULT_CONFIG else f" --config {shlex.quote(str(config.path))}"
+    return f"python rzz/src/{words}{where}"
+
+
 def load_config(path=DEFAULT_CONFIG, overrides=(), device=None):
     """Read and check `path`, apply the "section.key=value" strings of `overrides`, and return a Config.
 
     Raises UserError for a missing or unreadable file, an unknown or ill-typed key, or a value out of range.
     """
-    path = Path(path).expanduser().resolve()
+    path = Path(os.path.expanduser(path)).resolve()
     settings = read_settings(path)
     for override in [*overrides, *([] if device is None else [f"runtime.device={device}"])]:
         section, key, value = split_override(override)
@@ -301,7 +308,7 @@ def check_config(config):
     if data.N > data.interval_size - sample:
         raise UserError(
             f"data.N is {data.N}, but an interval of {data.interval_size} zeros minus the validation sample of {sample} "
-            f"leaves {data.interval_size - sample}: lower N or raise data.interval_size."
+            f"leaves {data.interval_size - sample}: lower data.N or data.validation_fraction, or raise data.interval_size."
         )
     check_row_length((data.K + 2) * data.interval_size - 1, "the last zero of interval K + 1")
     check_model_ranges(config.model, "model.")

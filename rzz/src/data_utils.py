@@ -19,7 +19,7 @@ from config_utils import CONTEXT, UserError, validation_size
 from device_utils import mixed_seed
 from file_utils import move_aside
 from interval_files import load_values, stored_values, write_values
-from zero_values import DECIMALS, UNIT, values_in_memory
+from zero_values import DECIMALS, UNIT, source_errors, values_in_memory
 
 log = logging.getLogger("rzz")
 
@@ -196,7 +196,8 @@ def targets_of_rows(rows):
 
 def stored_zeros(config, first, count):
     """Return the zeros first … first + count - 1 from their file in data/, which is made where it is missing."""
-    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), stored_values(config, first, count))
+    values = stored_values(config, first, count)
+    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values)
 
 
 def zeros_in_memory(config, first, count):
@@ -260,9 +261,10 @@ def require_zeros(config):
     first, count = interval(config, config.data.K + 1)
     if not config.data.platt_tables:
         try:
-            zeros_db.zeros_starting_at_N(first + count - 1, 1)
-        except ValueError as error:
-            raise UserError(f"{error}; lower data.K or data.interval_size, or name Platt's tables.") from error
+            with source_errors(first + count - 1, 1):
+                next(iter(zeros_db.zeros_starting_at_N(first + count - 1, 1)))
+        except UserError as error:
+            raise UserError(f"{error} Lower data.K or data.interval_size, or name Platt's tables.") from error
 
 
 def interval(config, t):

@@ -242,7 +242,9 @@ def synchronize(device):
 
 def is_out_of_memory(error):
     """Whether an exception says that the device's memory is exhausted; CUDA has a type for it, the others a text."""
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error).lower())
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts))  # fmt: skip
 
 
 def keep_freed_memory():

@@ -18,7 +18,7 @@ import numpy as np
 
 from config_utils import UserError, require_writable
 from file_utils import atomic_write, exclusive_lock, move_aside
-from logging_utils import progress_bar
+from logging_utils import hear_signals, progress_bar, signals_held
 from zero_values import check_values, checked, choose_source, pairs_from, source_errors, values_of_pairs
 
 log = logging.getLogger("rzz")
@@ -73,10 +73,12 @@ def fetch_ahead(config, first, count):
     wrong there is met again, and said, when the interval is needed.
     """
     if count >= FETCH_AHEAD and not interval_file(config, first, count).exists():
-        multiprocessing.get_context("spawn").Process(target=fetch_silently, args=(config, first, count), daemon=True).start()
+        with signals_held():
+            multiprocessing.get_context("spawn").Process(target=fetch_silently, args=(config, first, count), daemon=True).start()
 
 
 def fetch_silently(config, first, count):
+    hear_signals()
     sys.stderr = open(os.devnull, "w")  # the terminal belongs to the training's progress bar
     stored_values(config, first, count)
 
@@ -104,7 +106,8 @@ def fetch_values(config, first, count, partial):
                 break
     if filled != count:
         partial.unlink(missing_ok=True)
-        raise UserError(f"zeros_db gave {filled} zeros or more from index {first} on instead of {count}.")
+        given = f"{filled} zeros{' or more' if filled > count else ''}"
+        raise UserError(f"zeros_db gave {given} from index {first} on instead of {count}.")
     try:
         return checked(np.concatenate(chunks), first)
     except UserError:

@@ -20,12 +20,14 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from config_utils import UserError, require_writable
+from device_utils import is_out_of_memory
 from file_utils import atomic_write
 from process_utils import has_lost_another, leave, process_count, process_rank
 
 log = logging.getLogger("rzz")
 training_log = logging.getLogger("rzz.training")
-DISK_ERRORS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_ERRORS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS)
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
@@ -73,9 +75,10 @@ def start_logging(folder, quiet=False):
             handler.close()
     log.propagate = False
     log.setLevel(logging.INFO if process_rank() == 0 else logging.ERROR)
-    add_handler(log, LogFile(folder / "rzz.log", encoding="utf-8"),
+    add_handler(log, LogFile(folder / "rzz.log", encoding="utf-8", errors="backslashreplace"),
                 "%(asctime)s %(levelname)s %(filename)s:%(lineno)d %(message)s")
-    add_handler(training_log, LogFile(folder / "training.log", encoding="utf-8"), "%(asctime)s %(message)s")
+    add_handler(training_log, LogFile(folder / "training.log", encoding="utf-8", errors="backslashreplace"),
+                "%(asctime)s %(message)s")
     add_handler(log, terminal, "%(message)s")
 
 
@@ -87,39 +90,42 @@ def add_handler(logger, handler, form):
 def run_script(main):
     """Run a stage's main() and leave with the exit code that its outcome deserves.
 
-    0 on success, 2 with one line for a UserError or a disk that is full or not writable, 130 on Ctrl-C. Any other
-    exception is a bug: its traceback goes to logs/rzz.log and to standard error, exit code 1.
+    0 on success, 2 with one line for a UserError, full memory, or a disk that is full or not accessible, 130 on Ctrl-C. Any
+    other exception is a bug: its traceback goes to logs/rzz.log and to standard error, exit code 1.
     """
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's has not
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no … shows a ? instead
     try:
         code = main() or 0
     except UserError as error:
-        if log.handlers:
-            log.error("%s", error)
-        else:
-            print(error, file=sys.stderr)
-        code = 2
+        code = refuse(str(error))
     except BrokenPipeError:  # whoever read the output has gone
         write_nowhere(sys.stdout)
         code = 1
-    except OSError as error:
-        if error.errno in DISK_ERRORS:
-            print(f"{error.filename or 'The disk'}: {error.strerror}; free some space or choose a folder that can be written.",
-                  file=sys.stderr)
-            code = 2
-        else:
-            code = report_bug()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         code = INTERRUPTED
     except Exception as error:
-        if has_lost_another(error):
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            advice = "free some space" if error.errno in FULL else "make it accessible or choose another folder"
+            code = refuse(f"{error.filename or 'The disk'}: {error.strerror}; {advice}.")
+        elif is_out_of_memory(error):
+            code = refuse("There is too little memory: lower model.d_model, model.num_layers or training.batch_size.")
+        elif has_lost_another(error):
             log.error("Another process of this training has ended; it has said why.")
             code = 1
         else:
             code = report_bug()
     leave(code)
+
+
+def refuse(text):
+    """Say what the user has to do, in a line; return the exit code for it."""
+    if log.handlers:
+        log.error("%s", text)
+    else:
+        print(text, file=sys.stderr)
+    return 2
 
 
 def report_bug():
@@ -174,6 +180,30 @@ def read_json_lines(path):
     return objects
 
 
+HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def signals_held():
+    """Start a process of multiprocessing within the block: no signal reaches it before it calls hear_signals.
+
+    The terminal sends Ctrl-C to all processes at once. One that dies of it before it has read what it is given leaves
+    its parent waiting for ever.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hear_signals():
+    """In a process that was started within signals_held: leave Ctrl-C and a closed terminal to the parent, and hear the rest."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+
+
 @contextmanager
 def stop_requests():
     """Within the block Ctrl-C, SIGTERM and a closed terminal (SIGHUP) only leave their number in the list that is yielded.
@@ -189,7 +219,7 @@ def stop_requests():
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        log.info("Stopping after this step …")
+        log.info("Stopping after this step … (Ctrl-C once more stops at once and saves nothing)")
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup a training outlives its terminal

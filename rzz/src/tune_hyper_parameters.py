@@ -19,7 +19,7 @@ import os
 import shutil
 
 from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
-from config_utils import GRID_AXES, UserError, load_config, require_writable, split_override, stage_parser, write_back
+from config_utils import GRID_AXES, UserError, command, load_config, require_writable, split_override, stage_parser, write_back
 from data_utils import first_zeros
 from device_utils import choose_device
 from file_utils import exclusive_lock
@@ -85,7 +85,8 @@ def tune(config, grid, device, overrides):
     ledger = Ledger(config)
     ledger.write_left_out(grid)
     if not grid.points:
-        raise UserError("Every point of tuning.grid was ruled out, see above; raise tuning.max_memory_gb or max_training_hours.")
+        raise UserError("Every point of tuning.grid was ruled out, for the reasons above: change tuning.grid, or raise "
+                        "tuning.max_memory_gb or tuning.max_training_hours.")
     with stop_requests() as stop:
         search(config, grid, ledger, device, stop)
     if stop:
@@ -113,8 +114,8 @@ def write_winner(config, winner, overrides):
     write_back(config.path, changes)
     written = ", ".join(f"{section}.{key} {value}" for section, values in changes.items() for key, value in values.items())
     log.info("Written to %s: %s; the file before is %s.previous.json", config.path, written, config.path.stem)
-    log.info("Full training with it on %s: forecast %s. Next: python rzz/src/train.py --resume", config.tuning.host.name,
-             duration(3600 * training_hours(winner.point.settings, winner.epochs)))
+    log.info("Full training with it on %s: forecast %s. Next: %s", config.tuning.host.name,
+             duration(3600 * training_hours(winner.point.settings, winner.epochs)), command(config, "train.py --resume"))
 
 
 def search(config, grid, ledger, device, stop):

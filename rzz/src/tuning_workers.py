@@ -12,7 +12,6 @@ import json
 import math
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -26,6 +25,7 @@ import torch
 from checkpoint_utils import write_torch_file
 from config_utils import UserError
 from device_utils import device_count, device_of_worker, fast_cores, is_out_of_memory, keep_freed_memory
+from logging_utils import hear_signals, signals_held
 from metrics_utils import sampled_predictions, scores
 from resource_utils import columns, flops_per_zero, memory_gb, step_seconds
 from stacked_training import Stack
@@ -138,12 +138,18 @@ def worker_pool(config, device, training, validation):
     BrokenProcessPool from its Future, an error in it raises that error with its traceback.
     """
     context = multiprocessing.get_context("spawn")  # fork is not safe with the threads that torch has
-    stop = context.Event()
-    started = context.Value("i", 0)
+    with signals_held():  # multiprocessing begins a process of its own for what is shared
+        stop = context.Event()
+        started = context.Value("i", 0)
     given = (config, device, training, validation, stop, started)
     pool = ProcessPoolExecutor(worker_count(config, device), context, begin_worker, given)
+
+    def submit(task):
+        with signals_held():
+            return pool.submit(train_task, task)
+
     try:
-        yield lambda task: pool.submit(train_task, task)
+        yield submit
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
@@ -151,20 +157,23 @@ def worker_pool(config, device, training, validation):
 
 def finished(submit, tasks, stop):
     """Train the `tasks`; yield each with its results as it is finished, in whatever order. Leave early where `stop` says so."""
-    waiting = {submit(task): task for task in tasks}
-    while waiting:
-        done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-        for future in done:
-            task = waiting.pop(future)
-            try:
-                yield task, future.result()
-            except (BrokenProcessPool, RuntimeError) as error:
-                if not isinstance(error, BrokenProcessPool) and not is_out_of_memory(error):
-                    raise
-                raise UserError("A worker found too little memory or was killed: set tuning.workers lower and run again; what is "
-                                "finished is kept.") from error
-        if stop:
+    try:
+        waiting = {submit(task): task for task in tasks}
+        while waiting:
+            done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield waiting.pop(future), future.result()
+            if stop:
+                return
+    except (BrokenProcessPool, RuntimeError) as error:
+        for started in multiprocessing.active_children():  # a pool that breaks forgets whom it was just starting, and waits for it
+            started.kill()
+        if stop:  # SIGTERM ends the workers too where it is sent to all processes
             return
+        if not isinstance(error, BrokenProcessPool) and not is_out_of_memory(error):
+            raise
+        raise UserError("A worker found too little memory or was killed: set tuning.workers lower and run again; what is finished "
+                        "is kept.") from error
 
 
 def drop_states(config, task, beaten, rung):
@@ -180,11 +189,11 @@ worker = None  # (config, device, training, validation, stop)
 
 def begin_worker(config, device, training, validation, stop, started):
     """Prepare this process: one thread, no ears for Ctrl-C, which is the parent's to handle, and no life without it."""
+    hear_signals()
     global worker
     with started.get_lock():
         number, started.value = started.value, started.value + 1
     worker = (config, device_of_worker(device, number), training, validation, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_freed_memory()
     threading.Thread(target=end_with_parent, daemon=True).start()

@@ -7,8 +7,8 @@ A value is the imaginary part of a zero as an int64 of ten-thousandths: 497738 f
 
 import itertools
 import math
+import os
 from contextlib import contextmanager
-from pathlib import Path
 
 import mpmath
 import numpy as np
@@ -36,17 +36,20 @@ def choose_source(config):
     if config.data.platt_tables:
         if not hasattr(zeros_db, "use_platt_tables"):
             raise UserError('This zeros_db.py does not read Platt\'s tables; set data.platt_tables to "".')
-        zeros_db.use_platt_tables(str(config.folder / Path(config.data.platt_tables).expanduser()))
+        zeros_db.use_platt_tables(str(config.folder / os.path.expanduser(config.data.platt_tables)))
 
 
 @contextmanager
 def source_errors(first, count):
-    """Turn what zeros_db raises within the block into a UserError, and give mpmath its precision back."""
+    """Turn what zeros_db, which may be the user's own, raises within the block into a UserError; give mpmath its precision back."""
     with mpmath.workprec(mpmath.mp.prec):
         try:
             yield
-        except (ValueError, TypeError, AttributeError, ArithmeticError, OSError) as error:
-            raise UserError(f"zeros_db could not give zeros {first} … {first + count - 1}: {error}.") from error
+        except UserError:
+            raise
+        except Exception as error:
+            reason = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+            raise UserError(f"zeros_db could not give zeros {first} … {first + count - 1}: {reason}.") from error
 
 
 def pairs_from(first, count):

@@ -42,7 +42,7 @@ def test_keys_left_out_have_their_default_and_overrides_are_typed(tmp_path):
     ({"model": {"d_k": "x"}}, "model.d_k must be of type int or null"),
     ({"data": {"K": 0}}, "data.K is 0"),
     ({"data": {"N": 0}}, "data.N is 0"),
-    ({"data": {"N": 999_999}}, "lower N"),
+    ({"data": {"N": 999_999}}, "lower data.N or data.validation_fraction"),
     ({"data": {"interval_size": 10**12}}, "32 tokens"),
     ({"data": {"validation_fraction": 0}}, "validation_fraction"),
     ({"model": {"d_model": 30}}, "not divisible by model.num_heads"),

@@ -1,6 +1,7 @@
 """Interval files are whole, checked and resumable, and a user's own zeros_db is read without trust in it."""
 
 import multiprocessing
+import sqlite3
 import time
 from contextlib import contextmanager
 
@@ -227,18 +228,27 @@ def test_a_zeros_db_that_never_ends_is_stopped_and_after_its_repair_all_is_well(
     assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
 
 
-@pytest.mark.parametrize("error", [ArithmeticError("no count"), TypeError("odd")])
+@pytest.mark.parametrize("error", [ArithmeticError("no count"), TypeError("odd"), KeyError("gone"), sqlite3.Error("no database")])
 def test_what_a_zeros_db_raises_is_told_in_one_line(config, monkeypatch, error):
     use(monkeypatch, interrupted_after(3, error))
     with pytest.raises(UserError, match=str(error)):
         training_zeros(config, 1)
 
 
+def test_a_zeros_db_that_refuses_or_has_no_such_function_is_found_out_before_anything_is_trained(config, monkeypatch):
+    use(monkeypatch, interrupted_after(0, sqlite3.Error("unable to open database file")))
+    with pytest.raises(UserError, match="unable to open database file"):
+        require_zeros(config)
+    monkeypatch.delattr(zeros_db, "zeros_starting_at_N")
+    with pytest.raises(UserError, match="zeros_starting_at_N"):
+        require_zeros(config)
+
+
 def test_a_height_that_cannot_be_computed_is_said_before_anything_is_trained(config):
     config.data.interval_size, config.data.K = 1_000_000, 98
     require_zeros(config)
     config.data.K = 99
-    with pytest.raises(UserError, match="lower data.K"):
+    with pytest.raises(UserError, match="Lower data.K"):
         require_zeros(config)
 
 

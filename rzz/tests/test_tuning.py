@@ -8,13 +8,16 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_RUN, write_config
+from conftest import SMALL_RUN, SRC, write_config
 from test_stages import run, start
 
 import tune_hyper_parameters
@@ -385,6 +388,28 @@ def test_two_processes_find_what_one_finds_and_ctrl_c_keeps_what_is_finished(who
     run("tune_hyper_parameters.py", search_folder, "--set", "tuning.workers=2", cwd="/")
     assert rung_lines(search_folder) == whole
     assert load_config(search_folder / "config.json").settings == load_config(whole_search[0] / "config.json").settings
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="it looks for the workers in /proc")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_to_all_processes_while_workers_start_stops_the_search(search_folder, sent):
+    """As a terminal sends them. The zeros are more than a pipe holds, so that who starts a worker waits for it to read them."""
+    command = [sys.executable, str(SRC / "tune_hyper_parameters.py"), "--config", str(search_folder / "config.json"),
+               "--set", "tuning.zeros=10000", "--set", "tuning.workers=2"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and not any(b"spawn_main" in commandline(child) for child in children.read_text().split()):
+        time.sleep(0.005)
+    os.killpg(process.pid, sent)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + sent and "same command" in errors and "Traceback" not in errors, errors
+
+
+def commandline(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def failing_task(task):
