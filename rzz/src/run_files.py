@@ -25,11 +25,11 @@ def refuse_to_overwrite(config, args):
 
 
 def move_run_aside(config):
-    """Move the checkpoints and training logs of a run to previous_runs/<time>/; return whether there was one."""
-    if not checkpoint_files(config.checkpoint_folder):
-        return False
+    """Move the checkpoints and training logs of a run to previous_runs/<time>/; return whether there was any of them."""
     logs = [config.log_folder / name for name in ("training.log", "training.jsonl", "evaluation.json", "predictions.jsonl")]
-    files = [*config.checkpoint_folder.glob("*.pt"), *(path for path in logs if path.exists())]
+    files = [*config.checkpoint_folder.glob("*.pt"), *(path for path in logs if path.exists() and path.stat().st_size)]
+    if not files:
+        return False
     aside = config.folder / "previous_runs" / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     require_writable(aside)
     for path in [*files, *config.checkpoint_folder.glob(MODEL_CARD)]:

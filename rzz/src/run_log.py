@@ -14,11 +14,11 @@ from device_utils import describe_device, mixed_seed, precision
 from logging_utils import duration, log, read_json_lines, training_log, write_json_line, write_json_lines
 from metrics_utils import baselines, sampled_predictions, scores
 from process_utils import process_rank
-from run_progress import place, steps_in_run, zeros_in_run, zeros_trained
+from run_progress import place, steps_in_run, zeros_left
 from training_utils import cross_entropy_of, learning_rate_at, parameter_count
 
 
-def describe_run(config, model, device, reason):
+def describe_run(config, model, progress, device, reason):
     data, training = config.data, config.training
     count = interval(config, data.K)[1]
     rounds = data.K - data.first_round + 1
@@ -26,9 +26,9 @@ def describe_run(config, model, device, reason):
     log.info("device %s: %s; %s: %s", describe_device(device), reason, str(dtype).removeprefix("torch."), why)
     log.info("model %s parameters: d_model %d, %d layers, %d heads, index embedding %r", f"{parameter_count(model):,}",
              config.model.d_model, config.model.num_layers, config.model.num_heads, config.model.index_embedding)
-    log.info("a round: %s zeros / %d a batch = %s steps, × %d epochs × %d rounds = %s steps in the run", f"{count:,}",
+    log.info("a round: %s zeros / %d a batch = %s steps, × %d epochs; %d rounds, %s steps in the run", f"{count:,}",
              training.batch_size, f"{math.ceil(count / training.batch_size):,}", training.epochs, rounds,
-             f"{steps_in_run(config):,}")  # fmt: skip
+             f"{steps_in_run(progress, config):,}")  # fmt: skip
 
 
 def log_before_first_step(model, validation):
@@ -50,7 +50,7 @@ def log_training(config, progress, losses, rate, clock, total_steps):
     """Write one line about the steps since the last one, and stop where too many updates in a row were skipped."""
     clock.look()
     speed = clock.zeros_per_second(config.training.batch_size)
-    left = (zeros_in_run(config) - zeros_trained(progress, config)) / speed
+    left = zeros_left(progress, config) / speed
     good = [loss for loss in losses if math.isfinite(loss)]
     loss = sum(good) / len(good) if good else None
     training_log.info("%s · step %s/%s · loss %s%s · lr %.2e · %s zeros/s · elapsed %s · left %s", place(progress, config),

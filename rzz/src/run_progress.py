@@ -1,12 +1,11 @@
 """Where a training stands: how many steps and zeros a run has, how many are done, at what speed.
 
     place(progress, config)                 # 'round 3/10 · epoch 1/2 · zero 3,412,608'
-    zeros_trained(progress, config)         # 2,412,608 and those of the finished epochs
+    zeros_left(progress, config)            # those of this round and of the next ones, counting each epoch
 """
 
 import dataclasses
 import math
-import operator
 import time
 
 from data_utils import interval
@@ -24,6 +23,7 @@ class Progress:
     epoch: int = 0  # finished epochs of this round
     row: int = 0  # zeros of the current epoch that have been trained on
     step: int = 0  # optimizer updates in the whole run
+    zeros: int = 0  # trained on in the whole run, counting each epoch
     seconds: float = 0.0  # spent in training, over all starts of it
     log_lines: int = 0  # lines in logs/training.jsonl
     losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the last line of the log
@@ -39,25 +39,28 @@ def place(progress, config):
     return f"round {progress.round}/{config.data.K} · epoch {epoch}/{config.training.epochs} · zero {zero:,}"
 
 
-def steps_in_run(config):
-    return steps_left(Progress(round=config.data.first_round), config)
+def steps_in_run(progress, config):
+    """Updates that were made and that are left: also right where a run goes on with more rounds or epochs than it began with."""
+    return progress.step + steps_left(progress, config)
 
 
 def steps_left(progress, config):
     """Updates from where the training stands to its end."""
-    epochs = [config.training.epochs - progress.epoch] + [config.training.epochs] * (config.data.K - progress.round)
-    each = [math.ceil(interval(config, t)[1] / config.training.batch_size) for t in range(progress.round, config.data.K + 1)]
-    return max(0, sum(map(operator.mul, epochs, each)) - math.ceil(progress.row / config.training.batch_size))
+    size = config.training.batch_size
+    return sum(math.ceil(count / size) - math.ceil(row / size) for count, row in epochs_left(progress, config))
 
 
-def zeros_in_run(config):
-    return sum(interval(config, t)[1] for t in range(config.data.first_round, config.data.K + 1)) * config.training.epochs
+def zeros_left(progress, config):
+    """Zeros from where the training stands to its end, counting each epoch."""
+    return sum(count - row for count, row in epochs_left(progress, config))
 
 
-def zeros_trained(progress, config):
-    """Zeros trained on so far, counting each epoch."""
-    before = sum(interval(config, t)[1] for t in range(config.data.first_round, progress.round)) * config.training.epochs
-    return before + progress.epoch * interval(config, progress.round)[1] + progress.row
+def epochs_left(progress, config):
+    """Yield (its zeros, those of them that were trained on) for each epoch that is not finished."""
+    for t in range(progress.round, config.data.K + 1):
+        for epoch in range(progress.epoch if t == progress.round else 0, config.training.epochs):
+            here = (t, epoch) == (progress.round, progress.epoch)
+            yield interval(config, t)[1], progress.row if here else 0
 
 
 class Clock:

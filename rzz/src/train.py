@@ -17,8 +17,8 @@ import signal
 import torch
 
 from check_utils import STATE_BYTES, disk_text, report, sample_zeros, seconds_of, zeros_text
-from checkpoint_utils import LAST, PREVIOUS, latest_checkpoint, restore
-from config_utils import UserError, load_config, require_writable, stage_parser
+from checkpoint_utils import LAST, PREVIOUS, checkpoint_files, latest_checkpoint, restore
+from config_utils import UserError, command, load_config, require_writable, stage_parser
 from data_utils import interval, require_zeros, training_zeros, validation_zeros
 from device_utils import choose_device, compiled, free_memory, is_out_of_memory, precision
 from file_utils import exclusive_lock
@@ -54,7 +54,7 @@ from run_log import (
     log_validation,
     validation_text,
 )
-from run_progress import Clock, Progress, place, steps_in_run, steps_left, zeros_in_run, zeros_trained
+from run_progress import Clock, Progress, place, steps_in_run, steps_left, zeros_left
 from training_utils import (
     batches,
     build_model,
@@ -95,9 +95,9 @@ def run(config, args, device, reason):
     """Begin or resume the training that the command line asks for, and report how it ended."""
     if process_rank() == 0:
         refuse_to_overwrite(config, args)
-        if args.fresh and move_run_aside(config):
-            start_logging(config.log_folder, args.quiet)  # training.log begins anew
         require_zeros(config)
+        if (args.fresh or not checkpoint_files(config.checkpoint_folder)) and move_run_aside(config):
+            start_logging(config.log_folder, args.quiet)  # training.log begins anew
     wait_for_all()
     model, optimizer, progress, path = begin(config, args, device)
     if path:
@@ -105,7 +105,7 @@ def run(config, args, device, reason):
     if process_rank() == 0:
         keep_lines(config, progress.log_lines)
 
-    describe_run(config, model, device, reason)
+    describe_run(config, model, progress, device, reason)
     with stop_requests() as stop:
         finished = train(config, model, optimizer, progress, device, stop)
     if not finished:
@@ -113,10 +113,10 @@ def run(config, args, device, reason):
         return 128 + (stop[0] if stop else signal.SIGTERM)
     if process_rank() == 0:
         write_model_card(config, latest_checkpoint(config.checkpoint_folder)[0])
-    speed = zeros_trained(progress, config) / max(progress.seconds, 1e-9)
-    log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: python rzz/src/evaluate.py",
-             f"{zeros_trained(progress, config):,}", f"{progress.step:,}", duration(progress.seconds), f"{speed:,.0f}",
-             cost(progress, config))  # fmt: skip
+    speed = progress.zeros / max(progress.seconds, 1e-9)
+    log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: %s", f"{progress.zeros:,}",
+             f"{progress.step:,}", duration(progress.seconds), f"{speed:,.0f}", cost(progress, config),
+             command(config, "evaluate.py"))  # fmt: skip
 
 
 def begin(config, args, device):
@@ -127,7 +127,11 @@ def begin(config, args, device):
     if checkpoint is None:
         return model, optimizer, Progress(round=config.data.first_round), None
     check_fits(checkpoint, config, path)
-    return model, optimizer, restore(checkpoint, model, optimizer, path), path
+    progress = restore(checkpoint, model, optimizer, path)
+    if progress.round > config.data.K:
+        raise UserError(f"{path} is in round {progress.round}, but data.K is {config.data.K}: set data.K to {progress.round} or "
+                        "more, or begin anew with --fresh.")
+    return model, optimizer, progress, path
 
 
 def check(config, args):
@@ -144,7 +148,7 @@ def check(config, args):
     zeros, seconds_each = sample_zeros(config, *intervals[0])
     batch = next(batches(model, zeros, config.training.batch_size))
     trained = compiled(model, device, config.training.compile)
-    rate = learning_rate_at(progress.step, steps_in_run(config), config.training)
+    rate = learning_rate_at(progress.step, steps_in_run(progress, config), config.training)
     losses = []
 
     def step():
@@ -164,12 +168,12 @@ def check(config, args):
 def train(config, model, optimizer, progress, device, stop):
     """Run the rounds from `progress` on, which is kept up to date. Returns False where `stop` asked to end early."""
     settings = config.training
-    total_steps = steps_in_run(config)
+    total_steps = steps_in_run(progress, config)
     losses = list(torch.tensor(progress.losses, device=device))  # of the steps since the last line of the log
     parts = 1  # of a batch, more where the device's memory does not hold it whole
     rank = process_rank()
     trained = compiled(shared_among_processes(model), device, settings.compile)
-    with progress_bar(zeros_in_run(config), "training", "zero", initial=zeros_trained(progress, config)) as bar:
+    with progress_bar(progress.zeros + zeros_left(progress, config), "training", "zero", initial=progress.zeros) as bar:
         while True:
             if progress.epoch >= settings.epochs:
                 if progress.round >= config.data.K:
@@ -190,7 +194,7 @@ def train(config, model, optimizer, progress, device, stop):
                     loss, parts = step_within_memory(config, trained, model, optimizer, batch, rate, progress, parts)
                     losses.append(loss)
                     seen = min(settings.batch_size, len(training) - progress.row)
-                    progress.row, progress.step = progress.row + seen, progress.step + 1
+                    progress.row, progress.step, progress.zeros = progress.row + seen, progress.step + 1, progress.zeros + seen
                     bar.update(seen)
 
                     if progress.step % settings.validation_interval == 0:

@@ -253,8 +253,20 @@ def test_a_finished_run_goes_on_when_more_is_asked_of_it(trained, tmp_path, rais
     folder = copy_of(trained, tmp_path / "more")
     run("train.py", folder, "--resume", *(word for setting in raised for word in ("--set", setting)))
     progress = checkpoint(folder)["progress"]
-    assert progress["step"] > 30 and not same(checkpoint(folder)["model"], checkpoint(trained)["model"])
+    assert not same(checkpoint(folder)["model"], checkpoint(trained)["model"])
     assert (progress["round"], progress["epoch"]) == ((3, 2) if raised == ["data.K=3"] else (2, 3))
+    steps = 40 if raised == ["data.K=3"] else 35  # five a pass of an interval; what is finished is not done again
+    assert progress["step"] == steps and progress["zeros"] == 2 * 899 + (600 if steps == 40 else 300)
+    last = [line for line in log_lines(folder) if line["kind"] == "training"][-1]
+    assert last["steps_in_run"] == steps and 0 < last["learning_rate"] < 1e-3  # it decays again, to the end of what is left
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_fewer_rounds_than_a_run_has_got_to_are_refused(trained, check):
+    before = log_lines(trained)
+    _, errors = run("train.py", trained, "--resume", "--set", "data.K=1", *check, expect=2)
+    assert "is in round 2, but data.K is 1: set data.K to 2 or more" in errors and len(errors.strip().splitlines()) == 1
+    assert log_lines(trained) == before
 
 
 def test_a_second_training_in_the_same_folder_stops_and_names_the_first(trained, tmp_path):
@@ -268,7 +280,7 @@ def test_a_second_training_in_the_same_folder_stops_and_names_the_first(trained,
     finally:
         process.kill()
         process.communicate()
-    run("train.py", folder, "--resume", "--set", "data.K=1")  # the lock of a killed process is free
+    run("train.py", folder, "--resume", "--set", "data.K=12", "--set", "training.epochs=1")  # the lock of a killed process is free
 
 
 def test_fresh_moves_the_old_run_aside(trained, tmp_path):
@@ -280,6 +292,23 @@ def test_fresh_moves_the_old_run_aside(trained, tmp_path):
     (aside,) = (folder / "previous_runs").iterdir()
     assert (aside / "last.pt").read_bytes() == (trained / "checkpoints" / "last.pt").read_bytes()
     assert checkpoint(folder)["progress"]["step"] == 10
+
+
+def test_fresh_leaves_a_run_where_it_is_if_a_new_one_cannot_begin(trained, tmp_path):
+    folder = copy_of(trained, tmp_path / "kept")
+    _, errors = run("train.py", folder, "--fresh", "--set", "data.K=1000000000", expect=2)
+    assert "Lower data.K" in errors and not (folder / "previous_runs").exists()
+    assert same(checkpoint(folder)["model"], checkpoint(trained)["model"])
+
+
+def test_the_log_of_a_run_whose_checkpoints_are_gone_is_moved_aside(trained, tmp_path):
+    folder = copy_of(trained, tmp_path / "gone")
+    for path in (folder / "checkpoints").glob("*.pt"):
+        path.unlink()
+    run("train.py", folder, "--resume", "--set", "data.K=0", "--set", "training.seed=7")
+    (aside,) = (folder / "previous_runs").iterdir()
+    assert (aside / "training.jsonl").read_bytes() == (trained / "logs" / "training.jsonl").read_bytes()
+    assert log_lines(folder)[-1]["step"] == 10
 
 
 @pytest.mark.parametrize("script", ["tune_hyper_parameters.py", "train.py", "evaluate.py"])
