@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in demo/run.sh; the commands that the tests start inherit it
 torch.set_num_threads(1)  # for the tests themselves: torch has looked at the variable already
+
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup; the commands that the tests start would ignore it too
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 sys.path.insert(0, str(SRC))
