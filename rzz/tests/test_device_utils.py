@@ -131,6 +131,14 @@ def test_where_torch_compile_does_not_work_training_goes_without_it_and_says_why
         compiled(model, torch.device("cpu"), "on")
 
 
+def test_gradients_that_torch_compile_gets_wrong_are_found_out(monkeypatch):
+    """As on CPUs before torch 2.7, where an embedding's gradient came from the last place that looked it up."""
+    monkeypatch.setattr(torch, "compile", lambda function: lambda: function() / 64)
+    assert "its gradients are wrong" in compile_failure.__wrapped__(torch.device("cpu"))
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert compile_failure.__wrapped__(torch.device("cpu")) is None
+
+
 PAGES_OF_A_SECOND_ROUND = """
 import resource, torch, device_utils
 {}

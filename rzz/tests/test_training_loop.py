@@ -1,7 +1,6 @@
 """What the loop feeds to a step and to its measures: every zero in its order, the scheduled rate, the right sets."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ import train
 from checkpoint_utils import load_checkpoint
 from config_utils import load_config
 from data_utils import PAD, decode, validation_zeros
+from device_utils import compile_failure
 from training_utils import learning_rate_at
 
 
@@ -80,9 +80,10 @@ def test_fewer_epochs_on_a_resumed_run_never_skip_zeros_of_the_next_round(config
     assert seen == list(range(300, 600))
 
 
-@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile on the CPU needs a C++ compiler")
 @pytest.mark.parametrize(("first", "then"), [("on", "off"), ("off", "on")])
 def test_a_run_goes_on_with_and_without_torch_compile(tmp_path, monkeypatch, first, then):
+    if compile_failure(torch.device(DEVICE)):
+        pytest.skip(compile_failure(torch.device(DEVICE)))
     checkpoints = []
     for name, ways in (("plain", ("off", "off")), ("mixed", (first, then))):
         config = write_config(tmp_path / name, SMALL_RUN)
