@@ -53,7 +53,7 @@ def make_device(kind):
         number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if number >= count:
             raise UserError(f"This machine has {count} CUDA device(s): use --nproc_per_node={count}, a process each.")
-        return taken(torch.device("cuda", number))
+        return made_current(torch.device("cuda", number))
     return torch_xla().device() if kind == "xla" else torch.device(kind)
 
 
@@ -137,10 +137,10 @@ def precision(device, setting):
 
 def device_of_worker(device, number):
     """Return the device for worker `number`, from 0: on a machine with several CUDA devices they take turns."""
-    return taken(torch.device("cuda", number % torch.cuda.device_count())) if device.type == "cuda" else device
+    return made_current(torch.device("cuda", number % torch.cuda.device_count())) if device.type == "cuda" else device
 
 
-def taken(device):
+def made_current(device):
     """Return a CUDA device, now the one that this process means where it names none, as when it seeds."""
     torch.cuda.set_device(device)
     return device

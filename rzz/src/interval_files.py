@@ -18,7 +18,8 @@ import numpy as np
 
 from config_utils import UserError, require_writable
 from file_utils import atomic_write, exclusive_lock, move_aside
-from logging_utils import hear_signals, progress_bar, signals_held
+from logging_utils import progress_bar
+from signal_utils import hear_signals, signals_held
 from zero_values import check_values, checked, choose_source, pairs_from, source_errors, values_of_pairs
 
 log = logging.getLogger("rzz")

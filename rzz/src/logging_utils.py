@@ -12,22 +12,20 @@ import errno
 import json
 import logging
 import os
-import signal
 import sys
 import traceback
-from contextlib import contextmanager
 
 from tqdm import tqdm
 
 from config_utils import UserError, require_writable
 from device_utils import is_out_of_memory
 from file_utils import atomic_write
-from process_utils import has_lost_another, leave, process_count, process_rank
+from process_utils import has_lost_another, leave, process_rank
 
 log = logging.getLogger("rzz")
 training_log = logging.getLogger("rzz.training")
-FULL = (errno.ENOSPC, errno.EDQUOT)
-DISK_ERRORS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_ERRORS = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS)
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
@@ -50,6 +48,9 @@ terminal = TerminalHandler()
 
 class LogFile(logging.FileHandler):
     """A file of the log. Where its disk is full, the line is on the terminal alone."""
+
+    def __init__(self, path):
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
 
     def handleError(self, record):
         if not isinstance(sys.exc_info()[1], OSError):
@@ -75,10 +76,8 @@ def start_logging(folder, quiet=False):
             handler.close()
     log.propagate = False
     log.setLevel(logging.INFO if process_rank() == 0 else logging.ERROR)
-    add_handler(log, LogFile(folder / "rzz.log", encoding="utf-8", errors="backslashreplace"),
-                "%(asctime)s %(levelname)s %(filename)s:%(lineno)d %(message)s")
-    add_handler(training_log, LogFile(folder / "training.log", encoding="utf-8", errors="backslashreplace"),
-                "%(asctime)s %(message)s")
+    add_handler(log, LogFile(folder / "rzz.log"), "%(asctime)s %(levelname)s %(filename)s:%(lineno)d %(message)s")
+    add_handler(training_log, LogFile(folder / "training.log"), "%(asctime)s %(message)s")
     add_handler(log, terminal, "%(message)s")
 
 
@@ -107,7 +106,7 @@ def run_script(main):
         code = INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            advice = "free some space" if error.errno in FULL else "make it accessible or choose another folder"
+            advice = "free some space" if error.errno in DISK_FULL else "make it accessible or choose another folder"
             code = refuse(f"{error.filename or 'The disk'}: {error.strerror}; {advice}.")
         elif is_out_of_memory(error):
             code = refuse("There is too little memory: lower model.d_model, model.num_layers or training.batch_size.")
@@ -178,58 +177,6 @@ def read_json_lines(path):
         except (ValueError, TypeError):
             log.warning("%s: a line that is no JSON object was left out: %.60s", path.name, line)
     return objects
-
-
-HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@contextmanager
-def signals_held():
-    """Start a process of multiprocessing within the block: no signal reaches it before it calls hear_signals.
-
-    The terminal sends Ctrl-C to all processes at once. One that dies of it before it has read what it is given leaves
-    its parent waiting for ever.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def hear_signals():
-    """In a process that was started within signals_held: leave Ctrl-C and a closed terminal to the parent, and hear the rest."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
-
-
-@contextmanager
-def stop_requests():
-    """Within the block Ctrl-C, SIGTERM and a closed terminal (SIGHUP) only leave their number in the list that is yielded.
-
-    The loop looks at it once a step and ends where it is safe. A second Ctrl-C interrupts at once; not so where torchrun
-    passes on to its processes what the terminal has told them already.
-    """
-    received = []
-
-    def note(number, frame):
-        if received and process_count() > 1:
-            return
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        log.info("Stopping after this step … (Ctrl-C once more stops at once and saves nothing)")
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup a training outlives its terminal
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def duration(seconds):

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from config_utils import UserError
 from device_utils import messengers
 
-PATIENCE = datetime.timedelta(days=1)  # with the first process, which may be fetching zeros; when one ends, torchrun ends all
+TIMEOUT = datetime.timedelta(days=1)  # with the first process, which may be fetching zeros; when one ends, torchrun ends all
 AGREE_EVERY = 8  # steps; a look at what the other processes want takes as long as a message to them
 
 
@@ -41,7 +41,7 @@ def processes():
     if is_alone():
         yield
         return
-    distributed.init_process_group(messengers(), timeout=PATIENCE)
+    distributed.init_process_group(messengers(), timeout=TIMEOUT)
     yield
     distributed.destroy_process_group()  # not after an error: NCCL would wait here for the others, and they for this one
 

@@ -39,7 +39,7 @@ def move_run_aside(config):
 
 
 def check_fits(checkpoint, config, path):
-    """Raise UserError, naming the key, where the checkpoint is of another shape or of other data than the settings."""
+    """Raise UserError, naming the key, where the checkpoint is of another shape, other data or a later round than the settings."""
     names = [*FIXED_IN_A_RUN, *(f"model.{key}" for key in config.settings["model"])]
     for name in names:
         section, key = name.split(".")
@@ -47,6 +47,10 @@ def check_fits(checkpoint, config, path):
         if saved != wanted:
             raise UserError(f"{path} was trained with {name} = {saved}, but the settings say {wanted}: "
                             f"set it back to go on, or begin anew with --fresh.")
+    reached = checkpoint["progress"]["round"]
+    if reached > config.data.K:
+        raise UserError(f"{path} is in round {reached}, but data.K is {config.data.K}: set data.K to {reached} or more, or begin "
+                        "anew with --fresh.")
 
 
 def save(config, model, optimizer, progress, device, clock, names):

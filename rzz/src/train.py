@@ -23,15 +23,7 @@ from data_utils import interval, require_zeros, training_zeros, validation_zeros
 from device_utils import choose_device, compiled, free_memory, is_out_of_memory, precision
 from file_utils import exclusive_lock
 from interval_files import fetch_ahead
-from logging_utils import (
-    duration,
-    log,
-    progress_bar,
-    run_script,
-    start_logging,
-    stop_requests,
-    training_log,
-)
+from logging_utils import duration, log, progress_bar, run_script, start_logging, training_log
 from model_card import write_model_card
 from process_utils import (
     agreed,
@@ -55,6 +47,7 @@ from run_log import (
     validation_text,
 )
 from run_progress import Clock, Progress, place, steps_in_run, steps_left, zeros_left
+from signal_utils import stop_requests
 from training_utils import (
     batches,
     build_model,
@@ -127,11 +120,7 @@ def begin(config, args, device):
     if checkpoint is None:
         return model, optimizer, Progress(round=config.data.first_round), None
     check_fits(checkpoint, config, path)
-    progress = restore(checkpoint, model, optimizer, path)
-    if progress.round > config.data.K:
-        raise UserError(f"{path} is in round {progress.round}, but data.K is {config.data.K}: set data.K to {progress.round} or "
-                        "more, or begin anew with --fresh.")
-    return model, optimizer, progress, path
+    return model, optimizer, restore(checkpoint, model, optimizer, path), path
 
 
 def check(config, args):

@@ -24,8 +24,9 @@ from data_utils import first_zeros
 from device_utils import choose_device
 from file_utils import exclusive_lock
 from host_utils import measured_host
-from logging_utils import duration, log, run_script, start_logging, stop_requests
+from logging_utils import duration, log, run_script, start_logging
 from resource_utils import training_hours
+from signal_utils import stop_requests
 from training_utils import batches, build_model, make_optimizer, training_step
 from tuning_display import SearchProgress, axis_table, description, ranking_table, state_gb
 from tuning_utils import Ledger, beaten, better_part, grid_of, ranking, rungs_of, same_batch_size

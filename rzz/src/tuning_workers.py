@@ -25,9 +25,9 @@ import torch
 from checkpoint_utils import write_torch_file
 from config_utils import UserError
 from device_utils import device_count, device_of_worker, fast_cores, is_out_of_memory, keep_freed_memory
-from logging_utils import hear_signals, signals_held
 from metrics_utils import sampled_predictions, scores
 from resource_utils import columns, flops_per_zero, memory_gb, step_seconds
+from signal_utils import hear_signals, signals_held
 from stacked_training import Stack
 from training_utils import VALIDATION_BATCH, batches
 from tuning_utils import Point, goal, labels, searched_settings

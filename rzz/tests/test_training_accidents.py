@@ -226,7 +226,7 @@ def test_a_line_of_the_log_that_does_not_fit_the_disk_is_lost_and_the_run_is_the
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
 def test_the_terminal_has_what_a_full_disk_does_not_take(capsys):
-    add_handler(log, LogFile("/dev/full", encoding="utf-8"), "%(message)s")
+    add_handler(log, LogFile("/dev/full"), "%(message)s")
     add_handler(log, terminal, "%(message)s")
     log.error("said all the same")
     log.handlers[-2].stream = None  # whose close would find the disk full as well

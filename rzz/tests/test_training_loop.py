@@ -82,8 +82,8 @@ def test_fewer_epochs_on_a_resumed_run_never_skip_zeros_of_the_next_round(config
 
 @pytest.mark.parametrize(("first", "then"), [("on", "off"), ("off", "on")])
 def test_a_run_goes_on_with_and_without_torch_compile(tmp_path, monkeypatch, first, then):
-    if compile_failure(torch.device(DEVICE)):
-        pytest.skip(compile_failure(torch.device(DEVICE)))
+    if failure := compile_failure(torch.device(DEVICE)):
+        pytest.skip(failure)
     checkpoints = []
     for name, ways in (("plain", ("off", "off")), ("mixed", (first, then))):
         config = write_config(tmp_path / name, SMALL_RUN)
