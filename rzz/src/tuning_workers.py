@@ -165,12 +165,13 @@ def finished(submit, tasks, stop):
                 yield waiting.pop(future), future.result()
             if stop:
                 return
-    except (BrokenProcessPool, RuntimeError) as error:
+    except RuntimeError as error:
         for started in multiprocessing.active_children():  # a pool that breaks forgets whom it was just starting, and waits for it
             started.kill()
-        if stop:  # SIGTERM ends the workers too where it is sent to all processes
+        broken = isinstance(error, BrokenProcessPool)
+        if broken and stop:  # SIGTERM ends the workers too where it is sent to all processes
             return
-        if not isinstance(error, BrokenProcessPool) and not is_out_of_memory(error):
+        if not broken and not is_out_of_memory(error):
             raise
         raise UserError("A worker found too little memory or was killed: set tuning.workers lower and run again; what is finished "
                         "is kept.") from error

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -429,6 +430,17 @@ def test_a_crash_in_a_worker_is_an_error_and_not_a_result(search_folder, monkeyp
         tune(search_folder, "--set", "tuning.workers=1")
     assert error is not ZeroDivisionError or "failing_task" in str(caught.value.__cause__)  # the worker's own traceback
     assert not rung_lines(search_folder)
+
+
+def test_where_the_search_is_asked_to_stop_a_worker_may_have_ended_but_not_crashed():
+    def ended_with(error):
+        future = Future()
+        future.set_exception(error)
+        return list(tuning_workers.finished(lambda task: future, ["a task"], stop=[signal.SIGTERM]))
+
+    assert ended_with(BrokenProcessPool("terminated abruptly")) == []
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        ended_with(RuntimeError("shapes do not fit"))
 
 
 def test_the_ledger_cuts_a_longer_curve_at_the_rung(searched_folder):
