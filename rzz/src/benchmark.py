@@ -27,11 +27,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import zeros_db
 import zeta_zeros
-from config_utils import CONTEXT, DEFAULT_CONFIG, Config, load_config, require_writable
+from common.cli import run_script
+from common.config import CONTEXT, DEFAULT_CONFIG, Config, load_config, require_writable
+from common.devices import DEVICES, choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
+from common.files import append_json_line
 from data_utils import END, encode_prompts, encode_rows, first_zeros
-from device_utils import DEVICES, choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
 from host_utils import compare_forecasts, measured_host, single_thread, some_zeros
-from logging_utils import run_script, write_json_line
 from metrics_utils import sampled_predictions, sampled_texts, up_to_end
 from references import (
     PlainGPT,
@@ -97,7 +98,7 @@ def main():
     machine = {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": str(torch.__version__),
                "numpy": np.__version__}  # fmt: skip
     when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    write_json_line(log_folder / "benchmarks.jsonl", {"when": when, **vars(arguments), **machine, **figures})
+    append_json_line(log_folder / "benchmarks.jsonl", {"when": when, **vars(arguments), **machine, **figures})
 
 
 def positive(text):

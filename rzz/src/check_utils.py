@@ -8,11 +8,11 @@ import os
 import shutil
 import time
 
-from config_utils import UserError
+from common.config import UserError
+from common.devices import describe_device, memory, synchronize
+from common.text import format_duration
 from data_utils import zeros_in_memory
-from device_utils import describe_device, memory, synchronize
 from interval_files import missing_zeros
-from logging_utils import duration
 
 SAMPLE = 8192  # zeros, most that are computed for a look
 PATIENCE = 2.0  # seconds that may be spent on timing
@@ -65,7 +65,7 @@ def zeros_text(config, intervals, seconds_each):
     source = f"Platt's tables in {config.data.platt_tables}" if config.data.platt_tables else "zeros_db.py"
     if not missing:
         return f"{wanted:,}, all in {config.data_folder}"
-    return f"{wanted:,}, of which {missing:,} come from {source}, in {duration(missing * seconds_each)}"
+    return f"{wanted:,}, of which {missing:,} come from {source}, in {format_duration(missing * seconds_each)}"
 
 
 def disk_text(config, intervals, other_bytes=0):

@@ -27,14 +27,14 @@ import mpmath
 import numpy as np
 import torch
 
-from config_utils import ModelConfig, UserError, command
-from device_utils import to_cpu
-from file_utils import atomic_write, sync_folder
+from common.cli import command
+from common.config import ModelConfig, UserError
+from common.devices import to_cpu
+from common.files import atomic_write, sync_folder
 from run_progress import Progress
 from training_utils import build_model, parameter_count
 
 log = logging.getLogger("rzz")
-
 FORMAT = 1
 LAST, PREVIOUS = "last.pt", "last.prev.pt"
 

@@ -15,18 +15,16 @@ import torch
 from torch.utils.data import Dataset
 
 import zeros_db
-from config_utils import CONTEXT, UserError, validation_size
-from device_utils import mixed_seed
-from file_utils import move_aside
+from common.config import CONTEXT, UserError, validation_size
+from common.devices import derive_seed
+from common.files import quarantine
 from interval_files import load_values, stored_values, write_values
 from zero_values import DECIMALS, UNIT, source_errors, values_in_memory
 
 log = logging.getLogger("rzz")
-
 vocabulary: list[str] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", ".", ":", "b", "e", " ", "p"]
 token_ids = {character: number for number, character in enumerate(vocabulary)}
 POINT, COLON, BEGIN, END, PAD = (token_ids[character] for character in ".:bep")
-
 VALIDATION_STREAM = 1  # tells the draw of validation samples apart from other uses of the seed
 
 
@@ -229,7 +227,7 @@ def validation_zeros(config, t):
     name = config.data_folder / f"validation_round_{t}_seed_{config.training.seed}.npy"
     positions = stored_sample(name, zeros.indexes, kept_out, size)
     if positions is None:
-        generator = np.random.default_rng(mixed_seed(config.training.seed, VALIDATION_STREAM, t))
+        generator = np.random.default_rng(derive_seed(config.training.seed, VALIDATION_STREAM, t))
         positions = kept_out + np.sort(generator.choice(len(zeros) - kept_out, size=size, replace=False))
         write_values(name, zeros.indexes[positions])
     return zeros.part(positions)
@@ -246,7 +244,7 @@ def stored_sample(path, indexes, kept_out, size):
         fits = False
     if fits and indexes[kept_out] <= sample[0] and sample[-1] <= indexes[-1]:
         return sample - indexes[0]
-    log.warning("%s does not fit the settings or is damaged; moved to %s and drawn again", path.name, move_aside(path).name)
+    log.warning("%s does not fit the settings or is damaged; moved to %s and drawn again", path.name, quarantine(path).name)
     return None
 
 

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
 from checkpoint_utils import chosen_checkpoint, trained_model, trained_up_to
-from config_utils import ModelConfig, UserError, load_config, stage_parser
+from common.cli import run_script, stage_parser
+from common.config import ModelConfig, UserError, load_config
+from common.devices import choose_device, describe_device
+from common.files import atomic_write, write_json_lines
+from common.logs import log, start_logging
+from common.text import format_duration, format_number
 from data_utils import interval, test_zeros, training_zeros
-from device_utils import choose_device, describe_device
-from file_utils import atomic_write
-from logging_utils import duration, log, number, run_script, start_logging, write_json_lines
 from metrics_utils import baselines, measure_cells, sampled_predictions, scores
 from model_card import write_model_card
 from training_utils import build_model, cross_entropy_of, parameter_count
@@ -94,7 +96,7 @@ def check(config, args):
         "zeros": zeros_text(config, intervals, seconds_each),
         "checkpoint": f"{path}, trained on zeros up to {trained_up_to(checkpoint):,}",
         "one step": f"{len(zeros)} zeros × {options.runs} runs in {1000 * seconds:.0f} ms",
-        "forecast": f"{duration(config.data.N / len(zeros) * seconds)} for {config.data.N:,} zeros",
+        "forecast": f"{format_duration(config.data.N / len(zeros) * seconds)} for {config.data.N:,} zeros",
     })  # fmt: skip
 
 
@@ -122,7 +124,7 @@ def table(result):
     rows = [("", "MSE", "RMSE", "median |error|", "in spacings", "readable", "nats/zero", "nats/token")]
     rows.append(("model, sampled", *measure_cells(result), f"{result['nats_per_zero']:.3f}", f"{result['nats_per_token']:.4f}"))
     mean = result["mse_of_mean_prediction"]
-    rows.append((f"model, mean of {result['runs']} runs", number(mean), number(mean and math.sqrt(mean)), *[""] * 5))
+    rows.append((f"model, mean of {result['runs']} runs", format_number(mean), format_number(mean and math.sqrt(mean)), *[""] * 5))
     untrained = result["untrained"]
     rows.append(("untrained model", *[""] * 5, f"{untrained['nats_per_zero']:.3f}", f"{untrained['nats_per_token']:.4f}"))
     for name, measured in result["baselines"].items():
@@ -134,7 +136,7 @@ def table(result):
     title = (f"zeros {result['first_index']:,} … {result['last_index']:,}, {result['runs']} runs, nucleus p = {result['top_p']:g}; "
              f"index embedding {result['index_embedding']!r}, {result['parameters']:,} parameters")
     accuracy = " ".join(f"{100 * share:.0f}" for share in result["accuracy_by_position"])
-    spread = f"MSE {number(result['mse'])} ± {number(result['mse_spread'])} (standard deviation over the runs)"
+    spread = f"MSE {format_number(result['mse'])} ± {format_number(result['mse_spread'])} (standard deviation over the runs)"
     return "\n".join([title, "", *lines, "", spread, f"characters right, by position of the value, in %: {accuracy}"])
 
 

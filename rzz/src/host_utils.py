@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from config_utils import HostConfig, ModelConfig, SpeedConfig, TrainingConfig
+from common.config import HardwareProfile, ModelConfig, Throughput, TrainingConfig
+from common.devices import describe_device, fast_cores, synchronize
 from data_utils import RiemannZerosDataset
-from device_utils import describe_device, fast_cores, synchronize
 from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
 from riemann_siegel import smooth_zeros
 from training_utils import batches, build_model, cross_entropy, logits_of, make_optimizer, parameter_count, training_step
@@ -35,7 +35,7 @@ def measured_host(device):
         core = fitted_speed(torch.device("cpu"))
     alike = device.type == "cpu" and torch.get_num_threads() == 1
     name = f"{platform.node()}: {describe_device(device)}"
-    return HostConfig(name, core if alike else fitted_speed(device), core, fast_cores())
+    return HardwareProfile(name, core if alike else fitted_speed(device), core, fast_cores())
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def fitted_speed(device):
     costs = np.array([[model.num_layers + 1, size * flops_per_zero(model, T), size * activation_bytes(model, T)]
                       for model, size in models])  # fmt: skip
     layer, flop, byte = positive_least_squares(costs / seconds[:, None], np.ones(len(models)))
-    return SpeedConfig(min(FASTEST, 1e-12 / flop), min(FASTEST, 1e-9 / byte), 1e3 * layer)
+    return Throughput(min(FASTEST, 1e-12 / flop), min(FASTEST, 1e-9 / byte), 1e3 * layer)
 
 
 def positive_least_squares(matrix, goal):

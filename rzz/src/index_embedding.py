@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from config_utils import CONTEXT, INDEX_EMBEDDINGS
+from common.config import CONTEXT, INDEX_EMBEDDINGS
 from data_utils import COLON, POINT
 from riemann_siegel import smooth_zeros
 from zero_values import DECIMALS

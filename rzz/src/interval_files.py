@@ -16,14 +16,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from config_utils import UserError, require_writable
-from file_utils import atomic_write, exclusive_lock, move_aside
-from logging_utils import progress_bar
-from signal_utils import hear_signals, signals_held
+from common.config import UserError, require_writable
+from common.files import atomic_write, exclusive_lock, quarantine
+from common.logs import progress_bar
+from common.processes import signals_blocked, unblock_signals
 from zero_values import check_values, checked, choose_source, pairs_from, source_errors, values_of_pairs
 
 log = logging.getLogger("rzz")
-
 CHUNK = 16_384  # zeros that an interruption of a fetch can lose
 FETCH_AHEAD = 100_000  # zeros; fewer are computed sooner than a process starts
 DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
@@ -49,7 +48,7 @@ def made_values(config, path, first, count):
         try:
             return read_values(path, first, count)
         except ValueError as error:
-            log.warning("%s; moved to %s and made again", error, move_aside(path).name)
+            log.warning("%s; moved to %s and made again", error, quarantine(path).name)
     partial = path.with_suffix(".partial")
     values = fetch_values(config, first, count, partial)
     write_values(path, values)
@@ -74,12 +73,12 @@ def fetch_ahead(config, first, count):
     wrong there is met again, and said, when the interval is needed.
     """
     if count >= FETCH_AHEAD and not interval_file(config, first, count).exists():
-        with signals_held():
+        with signals_blocked():
             multiprocessing.get_context("spawn").Process(target=fetch_silently, args=(config, first, count), daemon=True).start()
 
 
 def fetch_silently(config, first, count):
-    hear_signals()
+    unblock_signals()
     sys.stderr = open(os.devnull, "w")  # the terminal belongs to the training's progress bar
     stored_values(config, first, count)
 

@@ -12,9 +12,9 @@ import re
 import numpy as np
 import torch
 
+from common.devices import derive_seed
+from common.text import format_number
 from data_utils import END, decode, encode_prompts
-from device_utils import mixed_seed
-from logging_utils import number
 from riemann_siegel import smooth_zeros
 from transformer import generate
 from zero_values import UNIT, mean_spacing
@@ -34,7 +34,7 @@ def sampled_texts(model, indexes, runs, top_p, seed):
 
     Nucleus sampling with `top_p`; 0 is greedy. What is drawn depends on the seed and on the numbers of indexes and runs.
     """
-    generator = torch.Generator().manual_seed(mixed_seed(seed))
+    generator = torch.Generator().manual_seed(derive_seed(seed))
     return written_texts(model, indexes, torch.rand(len(indexes), runs, model.config.context, generator=generator), top_p)
 
 
@@ -134,4 +134,4 @@ def gue_share_below(s):
 def measure_cells(measured):
     """The cells of a table for what `scores` returned: MSE, RMSE, median error, the same in spacings, readable."""
     names = ("mse", "rmse", "median_absolute_error", "median_error_in_spacings")
-    return [*(number(measured[name]) for name in names), f"{measured['readable']:.4f}"]
+    return [*(format_number(measured[name]) for name in names), f"{measured['readable']:.4f}"]

@@ -8,9 +8,9 @@ Every number in it comes from the checkpoint and, once evaluate.py has measured 
 import json
 
 from checkpoint_utils import trained_zeros
-from config_utils import ModelConfig, settings_json
-from file_utils import atomic_write
-from logging_utils import duration, number
+from common.config import ModelConfig, settings_json
+from common.files import atomic_write
+from common.text import format_duration, format_number
 
 NAME = "model_card.md"
 CARD = """\
@@ -104,13 +104,13 @@ def card_text(checkpoint, evaluation):
     return CARD.format(
         parameters=meta["parameters"], round=progress["round"], model=model, d_k=d_k, d_v=d_v, d_ff=d_ff,
         told=TOLD[model.index_embedding].format(max_prime=model.max_prime),
-        step=progress["step"], batch_size=training["batch_size"], time=duration(progress["seconds"]), device=meta["device"],
+        step=progress["step"], batch_size=training["batch_size"], time=format_duration(progress["seconds"]), device=meta["device"],
         saved=meta["saved"],
         first=first, last=last, rounds=data["K"] - data["first_round"] + 1, interval_size=data["interval_size"],
         epochs=training["epochs"], percent=100 * data["validation_fraction"],
         source=f"Platt's tables in `{data['platt_tables']}`" if data["platt_tables"] else "`rzz/src/zeros_db.py`",
         loss=validation["loss"], nats_per_zero=validation["nats_per_zero"], mse_zeros=training["mse_zeros"],
-        readable=number(validation["readable_validation"]), mse=number(validation["mse_validation"]),
+        readable=format_number(validation["readable_validation"]), mse=format_number(validation["mse_validation"]),
         test=measured(evaluation), digits=shortest if shortest == longest else f"{shortest} to {longest}",
         prior=PRIOR[model.index_embedding],
         versions=", ".join(f"{name} {meta[name]}" for name in ("python", "torch", "numpy", "mpmath") if name in meta),
@@ -129,5 +129,5 @@ def measured(evaluation):
              f"{evaluation['top_p']:g}. Errors are over what was readable.", "",
              "| | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]  # fmt: skip
     for name, measures in rows.items():
-        lines.append(f"| {name} | " + " | ".join(number(measures.get(key)) for key in MEASURES) + " |")
+        lines.append(f"| {name} | " + " | ".join(format_number(measures.get(key)) for key in MEASURES) + " |")
     return "\n".join(lines)

@@ -29,10 +29,12 @@ from tqdm import tqdm
 
 from check_utils import report, seconds_of
 from checkpoint_utils import chosen_checkpoint, trained_model, trained_zeros
-from config_utils import UserError, load_config, row_fits, stage_parser
+from common.cli import run_script, stage_parser
+from common.config import UserError, load_config, row_fits
+from common.devices import choose_device, describe_device
+from common.logs import log, progress_bar, start_logging
+from common.text import format_duration
 from data_utils import zeros_in_memory
-from device_utils import choose_device, describe_device
-from logging_utils import duration, log, progress_bar, run_script, start_logging
 from prediction_text import card, column_widths, table_head, table_line
 from prediction_utils import answer, predict
 
@@ -82,7 +84,7 @@ def check(config, args, indexes):
     seconds = seconds_of(lambda: predict(model, [last + 1], runs, top_p, seed), device)
     facts = {"checkpoint": f"{path}, trained on zeros {first:,} … {last:,}", "one step": f"one zero in {1000 * seconds:.0f} ms"}
     if indexes:
-        facts["forecast"] = f"at most {duration(len(indexes) * seconds)} for {len(indexes):,} zeros, without the true ones"
+        facts["forecast"] = f"at most {format_duration(len(indexes) * seconds)} for {len(indexes):,} zeros, without the true ones"
     report(device, reason, facts)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from common.devices import derive_seed
 from data_utils import PAD, encode, vocabulary
-from device_utils import mixed_seed
 from metrics_utils import parse_value, written_texts
 from riemann_siegel import smooth_zeros
 from transformer import evaluating, on_device
@@ -56,7 +56,7 @@ def predict(model, indexes, runs, top_p, seed):
     The random numbers behind a zero's samples depend on the seed and its index, so they are the same whatever else is asked.
     """
     context = model.config.context
-    generators = [torch.Generator().manual_seed(mixed_seed(seed, index)) for index in indexes]
+    generators = [torch.Generator().manual_seed(derive_seed(seed, index)) for index in indexes]
     uniforms = torch.stack([torch.rand(runs, context, generator=generator) for generator in generators])
     sampled = written_texts(model, indexes, uniforms, top_p) if runs else [[]] * len(indexes)
     likeliest = [texts[0] for texts in written_texts(model, indexes, torch.zeros(len(indexes), 1, context), 0.0)]

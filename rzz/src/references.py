@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from config_utils import CONTEXT
+from common.config import CONTEXT
 from data_utils import END, PAD, encode, row_text, targets_of_rows, token_ids, trajectories, zero_text
 from transformer import nucleus_sample, on_device
 

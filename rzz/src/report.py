@@ -11,8 +11,11 @@ import datetime
 import json
 import math
 
-from config_utils import UserError, load_config, stage_parser
-from logging_utils import duration, number, read_json_lines, run_script, start_logging
+from common.cli import run_script, stage_parser
+from common.config import UserError, load_config
+from common.files import read_json_lines
+from common.logs import start_logging
+from common.text import format_duration, format_number
 from report_pages import Numbers, Paragraph, Sentences, write_pages
 from report_sections import evaluation_section, of_kind, training_section, tuning_section
 
@@ -81,8 +84,8 @@ def headline(training, evaluation):
     if mse is None:
         return f"{where} the model wrote nothing that is a number."
     times, compared = against_smooth(mse, smooth)
-    return (f"{where} the model's mean squared error is {number(mse)}: {times} times {compared} than that of the smooth count, "
-            f"{number(smooth)}, a formula that knows nothing of the primes.")  # fmt: skip
+    return (f"{where} the model's mean squared error is {format_number(mse)}: {times} times {compared} than that of the smooth "
+            f"count, {format_number(smooth)}, a formula that knows nothing of the primes.")  # fmt: skip
 
 
 def against_smooth(mse, smooth):
@@ -97,12 +100,13 @@ def accuracy_numbers(training, evaluation):
     if evaluation:
         zeros = evaluation["last_index"] - evaluation["first_index"] + 1
         mse, smooth = evaluation["mse"], evaluation["baselines"]["smooth count"]["mse"]
-        yield f"{number(mse)}", f"mean squared error on {zeros:,} unseen zeros, ± {number(evaluation['mse_spread'])} over the runs"
+        spread = format_number(evaluation["mse_spread"])
+        yield f"{format_number(mse)}", f"mean squared error on {zeros:,} unseen zeros, ± {spread} over the runs"
         readable = evaluation["readable"]
     elif of_kind(training, "validation"):
         last = of_kind(training, "validation")[-1]
         mse, smooth = last["mse_validation"], smooth_mse(training, last["round"])
-        yield f"{number(mse)}", f"mean squared error on validation zeros at step {last['step']:,}"
+        yield f"{format_number(mse)}", f"mean squared error on validation zeros at step {last['step']:,}"
         readable = last["readable_validation"]
     else:
         return
@@ -119,9 +123,9 @@ def speed_numbers(training):
         last = lines[-1]
         yield f"{last['zeros_per_second']:,.0f}", "zeros per second in training"
         if log_is_complete(training):
-            yield "done", f"in {last['steps_in_run']:,} steps and {duration(training[-1]['seconds'])}"
+            yield "done", f"in {last['steps_in_run']:,} steps and {format_duration(training[-1]['seconds'])}"
         else:
-            yield duration(last["seconds_left"]), f"of training left after step {last['step']:,} of {last['steps_in_run']:,}"
+            yield format_duration(last["seconds_left"]), f"of training left after step {last['step']:,} of {last['steps_in_run']:,}"
 
 
 def run_text(config, training, evaluation):

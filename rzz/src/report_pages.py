@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from config_utils import require_writable
-from file_utils import atomic_write
+from common.config import require_writable
+from common.files import atomic_write
 from report_plots import svg_text
 
 
@@ -146,7 +146,6 @@ PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #59636e; --paper: #fff; --line: #d8dee4; --tile: #f4f6f8; }
 @media (prefers-color-scheme: dark) {

@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from config_utils import UserError
+from common.config import UserError
 from metrics_utils import gue_spacing_density
 
 WIDTH, HEIGHT = 4.8, 3.1  # inches: two beside each other on a desktop, one on a phone, both with text of about 10 points

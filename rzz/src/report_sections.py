@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 
-from logging_utils import duration, number
+from common.text import format_duration, format_number
 from metrics_utils import gue_share_below, measure_cells
 from report_pages import Figure, Figures, Heading, Paragraph, Sentences, Table
 from report_plots import (
@@ -39,7 +39,7 @@ def evaluation_section(evaluation, predictions):
     yield Heading("Evaluation")
     yield Paragraph(f"Zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, each written {evaluation['runs']} times "
                     f"by nucleus sampling with p = {evaluation['top_p']:g}. The model was trained for "
-                    f"{duration(evaluation['seconds_trained'])}, up to zero {evaluation['trained_up_to']:,}.")  # fmt: skip
+                    f"{format_duration(evaluation['seconds_trained'])}, up to zero {evaluation['trained_up_to']:,}.")  # fmt: skip
     yield Table(["", "MSE", "RMSE", "median |error|", "in mean spacings", "readable"], [
         ["model, sampled", *measure_cells(evaluation)],
         [f"model, mean of {evaluation['runs']} runs", *mean_measures(evaluation["mse_of_mean_prediction"])],
@@ -55,7 +55,7 @@ def evaluation_section(evaluation, predictions):
 
 
 def mean_measures(mse):
-    return [number(mse), number(mse and math.sqrt(mse)), "", "", ""]
+    return [format_number(mse), format_number(mse and math.sqrt(mse)), "", "", ""]
 
 
 def prediction_blocks(lines):
@@ -157,9 +157,10 @@ def round_rows(training):
         steps, validations = ([each for each in of_kind(training, kind) if each["round"] == line["round"]][-1:]
                               for kind in ("training", "validation"))  # fmt: skip
         for last in validations:
-            loss = number(steps[0]["loss"]) if steps else "–"
-            yield [str(last["round"]), f"{last['step']:,}", loss, number(last["loss"]), f"{last['nats_per_zero']:.3f}",
-                   number(last["mse_training"]), number(last["mse_validation"]), number(line["mse_baselines"]["smooth count"]),
+            loss = format_number(steps[0]["loss"]) if steps else "–"
+            yield [str(last["round"]), f"{last['step']:,}", loss, format_number(last["loss"]), f"{last['nats_per_zero']:.3f}",
+                   format_number(last["mse_training"]), format_number(last["mse_validation"]),
+                   format_number(line["mse_baselines"]["smooth count"]),
                    f"{last['readable_validation']:.4f}"]  # fmt: skip
 
 
@@ -175,7 +176,7 @@ def loss_figure(training):
     for kind in ("training", "validation"):
         lines = of_kind(training, kind)
         series += [[line["step"] for line in lines], [line["loss"] for line in lines]]
-        last += [f"{kind} {number(lines[-1]['loss'])} at step {lines[-1]['step']:,}"] if lines else []
+        last += [f"{kind} {format_number(lines[-1]['loss'])} at step {lines[-1]['step']:,}"] if lines else []
     caption = ("Cross entropy over the characters of the value, on the zeros trained on and on a sample of the interval after "
                f"them, which the model has not seen. Lower is better. Last: {', '.join(last)}.")  # fmt: skip
     return Figure("loss", "Loss", caption, loss_curves(*series, round_spans(training)))
@@ -188,8 +189,9 @@ def mse_figure(training):
     last = lines[-1]
     caption = ("One sampled prediction for each of some zeros, beside methods without a model on the same validation zeros. A "
                "single wrong leading digit decides the mean, hence the peaks. A model below the smooth count knows more than how "
-               f"zeros lie on the average. Last: training {number(last['mse_training'])}, validation "
-               f"{number(last['mse_validation'])}, smooth count {number(baselines['smooth count'][-1])}.")  # fmt: skip
+               f"zeros lie on the average. Last: training {format_number(last['mse_training'])}, validation "
+               f"{format_number(last['mse_validation'])}, smooth count "
+               f"{format_number(baselines['smooth count'][-1])}.")  # fmt: skip
     drawing = mse_curves([line["step"] for line in lines], [line["mse_training"] for line in lines],
                          [line["mse_validation"] for line in lines], rounds, baselines)  # fmt: skip
     return Figure("mse", "Squared error against the baselines", caption, drawing)
@@ -210,8 +212,8 @@ def accuracy_figure(training):
 
 def speed_figure(steps):
     last = steps[-1]
-    caption = (f"Zeros trained on in a second, over {duration(last['seconds'])} of training. Last: "
-               f"{last['zeros_per_second']:,.0f}; left then: {duration(last['seconds_left'])}.")  # fmt: skip
+    caption = (f"Zeros trained on in a second, over {format_duration(last['seconds'])} of training. Last: "
+               f"{last['zeros_per_second']:,.0f}; left then: {format_duration(last['seconds_left'])}.")  # fmt: skip
     drawing = speed_curve([line["seconds"] for line in steps], [line["zeros_per_second"] for line in steps])
     return Figure("speed", "Speed", caption, drawing)
 
@@ -235,7 +237,7 @@ def tuning_section(lines):
         yield Figures([tuning_figure(points, "learning_rate", axis, axes) for axis in axes if axis != "learning_rate"])
     best = sorted(points, key=lambda point: (not point["trainable"], best_nats(point)))[:BEST_POINTS]
     yield Table([*axes, "nats per zero", "MSE", "epochs trained", "parameters"],
-                [[*(str(point["point"][axis]) for axis in axes), f"{best_nats(point):.3f}", number(point["mse"]),
+                [[*(str(point["point"][axis]) for axis in axes), f"{best_nats(point):.3f}", format_number(point["mse"]),
                   str(point["epochs"]), f"{point['parameters']:,}"] for point in best])  # fmt: skip
 
 

@@ -3,10 +3,10 @@
     training_hours(config, epochs=1)        # the full training on tuning.host
 
 A step takes as long as launching its operations, its multiply-adds and its memory traffic together, each at the speed
-that tuning.host gives (config_utils.SpeedConfig); host_utils.py measures that speed and the forecasts.
+that tuning.host gives (common.config.Throughput); host_utils.py measures that speed and the forecasts.
 """
 
-from config_utils import CONTEXT
+from common.config import CONTEXT
 from index_embedding import DISTANCES, NOTHING_LEFT, primes_up_to
 
 BYTES = 4  # of a float32

@@ -8,10 +8,10 @@ import datetime
 import os
 
 from checkpoint_utils import checkpoint_files, make_checkpoint, save_checkpoint
-from config_utils import UserError, require_writable
-from logging_utils import log
+from common.config import UserError, require_writable
+from common.logs import log
+from common.processes import rank
 from model_card import NAME as MODEL_CARD
-from process_utils import process_rank
 from run_progress import place
 
 # What the row position and the weights of a run depend on; a resumed run must agree in all of it.
@@ -56,7 +56,7 @@ def check_fits(checkpoint, config, path):
 def save(config, model, optimizer, progress, device, clock, names):
     """Save a checkpoint under each of `names`; return whether that worked. A full disk is said and survived."""
     clock.look()
-    if process_rank() > 0:
+    if rank() > 0:
         return True
     saved = True
     checkpoint = make_checkpoint(model, optimizer, progress, config, device)

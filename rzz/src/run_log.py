@@ -8,12 +8,14 @@ Of several processes the first alone writes.
 
 import math
 
-from config_utils import UserError
+from common.config import UserError
+from common.devices import derive_seed, describe_device, precision
+from common.files import append_json_line, read_json_lines, write_json_lines
+from common.logs import log, training_log
+from common.processes import rank
+from common.text import format_duration
 from data_utils import interval
-from device_utils import describe_device, mixed_seed, precision
-from logging_utils import duration, log, read_json_lines, training_log, write_json_line, write_json_lines
 from metrics_utils import baselines, sampled_predictions, scores
-from process_utils import process_rank
 from run_progress import place, steps_in_run, zeros_left
 from training_utils import cross_entropy_of, learning_rate_at, parameter_count
 
@@ -55,7 +57,8 @@ def log_training(config, progress, losses, rate, clock, total_steps):
     loss = sum(good) / len(good) if good else None
     training_log.info("%s · step %s/%s · loss %s%s · lr %.2e · %s zeros/s · elapsed %s · left %s", place(progress, config),
                       f"{progress.step:,}", f"{total_steps:,}", "none" if loss is None else f"{loss:.4f}",
-                      validation_text(progress), rate, f"{speed:,.0f}", duration(progress.seconds), duration(left))  # fmt: skip
+                      validation_text(progress), rate, f"{speed:,.0f}", format_duration(progress.seconds),
+                      format_duration(left))  # fmt: skip
     write_line(config, progress, kind="training", loss=loss, learning_rate=rate, zeros_per_second=speed, seconds_left=left,
                steps_in_run=total_steps)
     for step, each in enumerate(losses, progress.step - len(losses)):
@@ -72,7 +75,7 @@ def log_training(config, progress, losses, rate, clock, total_steps):
 
 def log_validation(config, model, progress, training, validation):
     """Measure the validation loss and, for the last zeros trained on and for some of the sample, the sampled MSE."""
-    if process_rank() > 0:
+    if rank() > 0:
         return
     settings = config.training
     found = cross_entropy_of(model, validation)
@@ -82,7 +85,7 @@ def log_validation(config, model, progress, training, validation):
     recent = training.part(slice(max(0, row - settings.mse_zeros), row))
     measured = {}
     for name, zeros in (("training", recent), ("validation", mse_sample(config, validation))):
-        seed = mixed_seed(settings.seed, progress.step)
+        seed = derive_seed(settings.seed, progress.step)
         found_here = scores(sampled_predictions(model, zeros, 1, config.evaluation.top_p, seed), zeros)
         measured |= {f"mse_{name}": found_here["mse"], f"readable_{name}": found_here["readable"]}
     progress.validation = {"round": progress.round, "loss": found.nats_per_token, "best_loss": best,
@@ -106,11 +109,11 @@ def validation_text(progress):
 
 def write_line(config, progress, **values):
     """Append a line to training.jsonl. A full disk costs the line, not the training."""
-    if process_rank() > 0:
+    if rank() > 0:
         return
     place = {name: getattr(progress, name) for name in ("round", "epoch", "row", "step", "seconds")}
     try:
-        write_json_line(config.log_folder / "training.jsonl", {**place, **values})
+        append_json_line(config.log_folder / "training.jsonl", {**place, **values})
         progress.log_lines += 1
     except OSError as error:
         log.error("Could not write a line of training.jsonl (%s); training goes on without it. Free some space.", error.strerror)

@@ -8,8 +8,8 @@ import dataclasses
 import math
 import time
 
+from common.devices import synchronize
 from data_utils import interval
-from device_utils import synchronize
 
 
 @dataclasses.dataclass

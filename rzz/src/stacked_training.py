@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from device_utils import end_step, seed_device, to_cpu
+from common.devices import end_step, seed_device, to_cpu
 from training_utils import build_model, cross_entropy, learning_rate_at, make_optimizer
 from transformer import evaluating
 

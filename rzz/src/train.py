@@ -18,44 +18,30 @@ import torch
 
 from check_utils import STATE_BYTES, disk_text, report, sample_zeros, seconds_of, zeros_text
 from checkpoint_utils import LAST, PREVIOUS, checkpoint_files, latest_checkpoint, restore
-from config_utils import UserError, command, load_config, require_writable, stage_parser
-from data_utils import interval, require_zeros, training_zeros, validation_zeros
-from device_utils import choose_device, compiled, free_memory, is_out_of_memory, precision
-from file_utils import exclusive_lock
-from interval_files import fetch_ahead
-from logging_utils import duration, log, progress_bar, run_script, start_logging, training_log
-from model_card import write_model_card
-from process_utils import (
-    agreed,
+from common.cli import command, run_script, stage_parser
+from common.config import UserError, load_config, require_writable
+from common.devices import choose_device, compiled, free_memory, is_out_of_memory, precision
+from common.files import exclusive_lock
+from common.logs import log, progress_bar, start_logging, training_log
+from common.processes import (
+    any_rank,
+    barrier,
+    catch_stop_signals,
+    distributed_session,
     is_alone,
-    process_count,
-    process_rank,
-    processes,
-    require_shareable,
-    shared_among_processes,
-    wait_for_all,
+    rank,
+    require_distributable,
+    world_size,
+    wrap_ddp,
 )
+from common.text import format_duration
+from data_utils import interval, require_zeros, training_zeros, validation_zeros
+from interval_files import fetch_ahead
+from model_card import write_model_card
 from run_files import check_fits, move_run_aside, refuse_to_overwrite, require_saved, save
-from run_log import (
-    cost,
-    describe_run,
-    keep_lines,
-    log_before_first_step,
-    log_round,
-    log_training,
-    log_validation,
-    validation_text,
-)
+from run_log import cost, describe_run, keep_lines, log_before_first_step, log_round, log_training, log_validation, validation_text
 from run_progress import Clock, Progress, place, steps_in_run, steps_left, zeros_left
-from signal_utils import stop_requests
-from training_utils import (
-    batches,
-    build_model,
-    learning_rate_at,
-    make_optimizer,
-    parameter_count,
-    training_step,
-)
+from training_utils import batches, build_model, learning_rate_at, make_optimizer, parameter_count, training_step
 
 
 def main(argv=None):
@@ -71,11 +57,11 @@ def main(argv=None):
             raise UserError("--check looks at one process: run it without torchrun.")
         return check(config, args)
     device, reason = choose_device(config.runtime.device)
-    require_shareable(device)
-    with processes():
+    require_distributable(device)
+    with distributed_session():
         start_logging(config.log_folder, args.quiet)
         require_writable(config.checkpoint_folder)
-        if process_rank() > 0:
+        if rank() > 0:
             return run(config, args, device, reason)
         owner = f"process {os.getpid()} on {platform.node()}, begun {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
         with exclusive_lock(config.checkpoint_folder / ".lock", owner) as holder:
@@ -86,29 +72,29 @@ def main(argv=None):
 
 def run(config, args, device, reason):
     """Begin or resume the training that the command line asks for, and report how it ended."""
-    if process_rank() == 0:
+    if rank() == 0:
         refuse_to_overwrite(config, args)
         require_zeros(config)
         if (args.fresh or not checkpoint_files(config.checkpoint_folder)) and move_run_aside(config):
             start_logging(config.log_folder, args.quiet)  # training.log begins anew
-    wait_for_all()
+    barrier()
     model, optimizer, progress, path = begin(config, args, device)
     if path:
         log.info("Resumed %s at %s", path, place(progress, config))
-    if process_rank() == 0:
+    if rank() == 0:
         keep_lines(config, progress.log_lines)
 
     describe_run(config, model, progress, device, reason)
-    with stop_requests() as stop:
+    with catch_stop_signals() as stop:
         finished = train(config, model, optimizer, progress, device, stop)
     if not finished:
         log.info("Stopped at %s and saved. Go on with the same command and --resume.", place(progress, config))
         return 128 + (stop[0] if stop else signal.SIGTERM)
-    if process_rank() == 0:
+    if rank() == 0:
         write_model_card(config, latest_checkpoint(config.checkpoint_folder)[0])
     speed = progress.zeros / max(progress.seconds, 1e-9)
     log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: %s", f"{progress.zeros:,}",
-             f"{progress.step:,}", duration(progress.seconds), f"{speed:,.0f}", cost(progress, config),
+             f"{progress.step:,}", format_duration(progress.seconds), f"{speed:,.0f}", cost(progress, config),
              command(config, "evaluate.py"))  # fmt: skip
 
 
@@ -150,7 +136,7 @@ def check(config, args):
         "zeros": zeros_text(config, intervals, seconds_each),
         "checkpoint": f"goes on from {path} at {place(progress, config)}" if path else f"begins at {place(progress, config)}",
         "one step": f"{config.training.batch_size} zeros in {1000 * seconds:.0f} ms, loss {losses[0].item():.4f}",
-        "forecast": f"{duration(steps * seconds)} for {steps:,} steps, without validation and the zeros",
+        "forecast": f"{format_duration(steps * seconds)} for {steps:,} steps, without validation and the zeros",
     })  # fmt: skip
 
 
@@ -160,8 +146,7 @@ def train(config, model, optimizer, progress, device, stop):
     total_steps = steps_in_run(progress, config)
     losses = list(torch.tensor(progress.losses, device=device))  # of the steps since the last line of the log
     parts = 1  # of a batch, more where the device's memory does not hold it whole
-    rank = process_rank()
-    trained = compiled(shared_among_processes(model), device, settings.compile)
+    trained = compiled(wrap_ddp(model), device, settings.compile)
     with progress_bar(progress.zeros + zeros_left(progress, config), "training", "zero", initial=progress.zeros) as bar:
         while True:
             if progress.epoch >= settings.epochs:
@@ -169,16 +154,16 @@ def train(config, model, optimizer, progress, device, stop):
                     return True
                 progress.round, progress.epoch, progress.row = progress.round + 1, 0, 0
             training = training_zeros(config, progress.round)
-            validation = validation_zeros(config, progress.round) if rank == 0 else None  # the first process alone looks at it
-            if rank == 0 and progress.round < config.data.K:
+            validation = validation_zeros(config, progress.round) if rank() == 0 else None  # the first process alone looks at it
+            if rank() == 0 and progress.round < config.data.K:
                 fetch_ahead(config, *interval(config, progress.round + 2))
-            if rank == 0 and progress.step == 0:
+            if rank() == 0 and progress.step == 0:
                 log_before_first_step(model, validation)
-            if rank == 0 and progress.epoch == progress.row == 0:
+            if rank() == 0 and progress.epoch == progress.row == 0:
                 log_round(config, model, progress, training, validation)
             clock = Clock(progress, device)
             while progress.epoch < settings.epochs:
-                for batch in batches(model, training, settings.batch_size, progress.row, rank, process_count()):
+                for batch in batches(model, training, settings.batch_size, progress.row, rank(), world_size()):
                     rate = learning_rate_at(progress.step, total_steps, settings)
                     loss, parts = step_within_memory(config, trained, model, optimizer, batch, rate, progress, parts)
                     losses.append(loss)
@@ -191,7 +176,7 @@ def train(config, model, optimizer, progress, device, stop):
                     if progress.step % settings.log_interval == 0:
                         log_training(config, progress, floats(losses), rate, clock, total_steps)
                         losses.clear()
-                    stopping = agreed(stop, progress.step)
+                    stopping = any_rank(stop, progress.step)
                     if progress.step % settings.checkpoint_interval == 0 or stopping:
                         progress.losses = floats(losses)
                         saved = save(config, model, optimizer, progress, device, clock, [LAST])
@@ -220,14 +205,14 @@ def step_within_memory(config, trained, model, optimizer, batch, rate, progress,
     the CUDA graphs of torch.compile (pytorch#169545).
     """
     settings = config.training
-    seeds = (settings.seed, progress.step, process_rank())
+    seeds = (settings.seed, progress.step, rank())
     dtype, _ = precision(batch.tokens.device, settings.precision)
     while True:
         try:
             used = trained if parts == 1 else model
             return training_step(used, optimizer, batch, rate, settings.gradient_clip, seeds, parts, dtype), parts
         except RuntimeError as error:
-            if not is_out_of_memory(error) or 2 * parts > settings.batch_size or process_count() > 1:
+            if not is_out_of_memory(error) or 2 * parts > settings.batch_size or world_size() > 1:
                 raise
         parts *= 2  # outside of the except block, which keeps the failed step's tensors alive
         free_memory(batch.tokens.device)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from common.devices import end_step, fused_adamw, seed_device, slicing_device
+from common.processes import all_reduce_sum, world_size
 from data_utils import PAD
-from device_utils import end_step, fused_adamw, seed_device, sliced_on
 from index_embedding import IndexEmbedding, IndexFeatures
-from process_utils import process_count, sum_over_processes
 from transformer import Transformer, TransformerConfig, evaluating, on_device
 
 CHUNK = 4096  # zeros whose features are prepared at once: enough that numpy's cost per call does not count, 8 MB
@@ -102,7 +102,7 @@ def batches(model, dataset, batch_size, start=0, rank=0, processes=1):
             chunk, asked = upcoming.pop().result()
             if row != chunks[-1]:
                 upcoming.append(prepare(row + size))
-            chunk = chunk.to(sliced_on(device))
+            chunk = chunk.to(slicing_device(device))
             for number, asked_here in enumerate(asked):
                 if row + number * batch_size >= start:
                     batch = chunk.piece(slice(number * share, (number + 1) * share)).to(device)
@@ -159,9 +159,9 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
     for row in range(0, len(batch.tokens), size):
         piece = batch.piece(slice(row, row + size))
         share = cross_entropy(logits_of(model, piece, dtype), piece.targets, reduction="sum") / batch.asked
-        (share * process_count()).backward()  # of which DistributedDataParallel takes the mean
+        (share * world_size()).backward()  # of which DistributedDataParallel takes the mean
         loss += share.detach()
-    sum_over_processes(loss)
+    all_reduce_sum(loss)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]  # model.parameters() takes longer
     norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip)
     finite = torch.isfinite(norm) & torch.isfinite(loss)

@@ -19,14 +19,16 @@ import os
 import shutil
 
 from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
-from config_utils import GRID_AXES, UserError, command, load_config, require_writable, split_override, stage_parser, write_back
+from common.cli import command, run_script, stage_parser
+from common.config import GRID_AXES, UserError, load_config, require_writable, split_override, write_back
+from common.devices import choose_device
+from common.files import exclusive_lock
+from common.logs import log, start_logging
+from common.processes import catch_stop_signals
+from common.text import format_duration
 from data_utils import first_zeros
-from device_utils import choose_device
-from file_utils import exclusive_lock
 from host_utils import measured_host
-from logging_utils import duration, log, run_script, start_logging
 from resource_utils import training_hours
-from signal_utils import stop_requests
 from training_utils import batches, build_model, make_optimizer, training_step
 from tuning_display import SearchProgress, axis_table, description, ranking_table, state_gb
 from tuning_utils import Ledger, beaten, better_part, grid_of, ranking, rungs_of, same_batch_size
@@ -77,7 +79,7 @@ def check(config, device, reason):
         "disk": disk,
         "zeros": zeros_text(config, [(1, config.tuning.zeros)], seconds_each),
         "one step": f"{training.batch_size} zeros in {1000 * seconds:.0f} ms with the model of the settings, alone",
-        "forecast": f"{duration(steps * seconds)} for an epoch of {steps:,} such steps; --dry-run forecasts the search",
+        "forecast": f"{format_duration(steps * seconds)} for an epoch of {steps:,} such steps; --dry-run forecasts the search",
     })  # fmt: skip
 
 
@@ -88,7 +90,7 @@ def tune(config, grid, device, overrides):
     if not grid.points:
         raise UserError("Every point of tuning.grid was ruled out, for the reasons above: change tuning.grid, or raise "
                         "tuning.max_memory_gb or tuning.max_training_hours.")
-    with stop_requests() as stop:
+    with catch_stop_signals() as stop:
         search(config, grid, ledger, device, stop)
     if stop:
         log.info("Stopped; finished rungs are kept in %s. Go on with the same command.", ledger.path)
@@ -116,7 +118,7 @@ def write_winner(config, winner, overrides):
     written = ", ".join(f"{section}.{key} {value}" for section, values in changes.items() for key, value in values.items())
     log.info("Written to %s: %s; the file before is %s.previous.json", config.path, written, config.path.stem)
     log.info("Full training with it on %s: forecast %s. Next: %s", config.tuning.host.name,
-             duration(3600 * training_hours(winner.point.settings, winner.epochs)), command(config, "train.py --resume"))
+             format_duration(3600 * training_hours(winner.point.settings, winner.epochs)), command(config, "train.py --resume"))
 
 
 def search(config, grid, ledger, device, stop):

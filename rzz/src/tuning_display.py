@@ -10,8 +10,9 @@ All forecasts are for tuning.host; while the search goes on, the time left is co
 import math
 import time
 
-from device_utils import describe_device
-from logging_utils import duration, log, progress_bar
+from common.devices import describe_device
+from common.logs import log, progress_bar
+from common.text import format_duration
 from resource_utils import state_bytes, training_hours
 from tuning_utils import best_so_far, by_batch_size, epochs_asked, places, point_text, rungs_of, score
 from tuning_workers import epoch_seconds, stack_size, task_seconds, worker_count
@@ -29,15 +30,16 @@ def description(config, grid, device, reason):
     lines += left_out_lines("ruled out", grid.ruled_out) + left_out_lines("trained for fewer epochs", grid.shortened)
     if grid.points:
         hours = [training_hours(point.settings, count) for point in grid.points for count in (point.epochs[0], point.epochs[-1])]
-        lines.append(f"full training on {tuning.host.name}: {duration(3600 * min(hours))} to {duration(3600 * max(hours))}, "
-                     "by point and epochs")  # fmt: skip
+        lines.append(f"full training on {tuning.host.name}: {format_duration(3600 * min(hours))} to "
+                     f"{format_duration(3600 * max(hours))}, by point and epochs")  # fmt: skip
         steps = [f"{count:,} to {rung}" for rung, count in zip(rungs_of(config), rung_sizes(config, grid), strict=True)]
         lines.append(f"to train: {', '.join(steps)} epochs of {tuning.zeros:,} zeros")
         lanes = tuning.host.cores if device.type == "cpu" else worker_count(config, device)
         likely, most = (seconds / lanes for seconds in search_seconds(config, grid.points, rungs_of(config), device))
         lines.append(f"device {describe_device(device)}: {reason}; {worker_count(config, device)} at a time on this machine")
-        lines.append(f"forecast for the search on {tuning.host.name}, {lanes} at a time: {duration(likely)}; {duration(most)} if "
-                     f"the largest models win; up to {1e3 * state_gb(config, grid.points):,.0f} MB on disk meanwhile")
+        megabytes = 1e3 * state_gb(config, grid.points)
+        lines.append(f"forecast for the search on {tuning.host.name}, {lanes} at a time: {format_duration(likely)}; "
+                     f"{format_duration(most)} if the largest models win; up to {megabytes:,.0f} MB on disk meanwhile")
     return "\n".join(lines)
 
 
@@ -124,7 +126,7 @@ class SearchProgress:
         if time.monotonic() - self.last_line > LINE_SECONDS:
             self.last_line = time.monotonic()
             left = (self.bar.total - self.worked) * (self.last_line - self.began) / self.worked
-            log.info("%s · left %s", self.text(), duration(left))
+            log.info("%s · left %s", self.text(), format_duration(left))
 
     def end_rung(self, rung, contenders, going_on):
         lines = [self.ledger.line(point, rung) for point in contenders]

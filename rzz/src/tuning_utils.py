@@ -14,8 +14,8 @@ import json
 import math
 from typing import NamedTuple
 
-from config_utils import GRID_AXES, Config, heads_fit
-from logging_utils import append_json_lines, read_json_lines
+from common.config import GRID_AXES, Config, has_valid_head_dims
+from common.files import append_json_lines, read_json_lines
 from resource_utils import memory_gb, parameters, training_hours
 
 
@@ -69,7 +69,7 @@ def grid_of(config):
 
 def reason_against(settings, epochs, twin):
     """Return (reason, detail) why a point is not trained, or None. twin: values of the same point met before, or None."""
-    if not heads_fit(settings.model):
+    if not has_valid_head_dims(settings.model):
         return "d_model is not divisible by num_heads", f"{settings.model.d_model} by {settings.model.num_heads}"
     if twin is not None:
         return "the same as another point", f"as {point_text(twin)}"

@@ -23,11 +23,11 @@ from typing import NamedTuple
 import torch
 
 from checkpoint_utils import write_torch_file
-from config_utils import UserError
-from device_utils import device_count, device_of_worker, fast_cores, is_out_of_memory, keep_freed_memory
+from common.config import UserError
+from common.devices import device_count, device_of_worker, fast_cores, is_out_of_memory, tune_glibc_malloc
+from common.processes import signals_blocked, unblock_signals
 from metrics_utils import sampled_predictions, scores
 from resource_utils import columns, flops_per_zero, memory_gb, step_seconds
-from signal_utils import hear_signals, signals_held
 from stacked_training import Stack
 from training_utils import VALIDATION_BATCH, batches
 from tuning_utils import Point, goal, labels, searched_settings
@@ -138,14 +138,14 @@ def worker_pool(config, device, training, validation):
     BrokenProcessPool from its Future, an error in it raises that error with its traceback.
     """
     context = multiprocessing.get_context("spawn")  # fork is not safe with the threads that torch has
-    with signals_held():  # multiprocessing begins a process of its own for what is shared
+    with signals_blocked():  # multiprocessing begins a process of its own for what is shared
         stop = context.Event()
         started = context.Value("i", 0)
     given = (config, device, training, validation, stop, started)
     pool = ProcessPoolExecutor(worker_count(config, device), context, begin_worker, given)
 
     def submit(task):
-        with signals_held():
+        with signals_blocked():
             return pool.submit(train_task, task)
 
     try:
@@ -190,13 +190,13 @@ worker = None  # (config, device, training, validation, stop)
 
 def begin_worker(config, device, training, validation, stop, started):
     """Prepare this process: one thread, no ears for Ctrl-C, which is the parent's to handle, and no life without it."""
-    hear_signals()
+    unblock_signals()
     global worker
     with started.get_lock():
         number, started.value = started.value, started.value + 1
     worker = (config, device_of_worker(device, number), training, validation, stop)
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_glibc_malloc()
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 

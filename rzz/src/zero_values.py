@@ -14,7 +14,7 @@ import mpmath
 import numpy as np
 
 import zeros_db
-from config_utils import UserError
+from common.config import UserError
 from riemann_siegel import smooth_zeros
 
 DECIMALS = 4

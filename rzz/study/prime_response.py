@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 import numpy as np
 
 from checkpoint_utils import latest_checkpoint, trained_model
-from config_utils import UserError, load_config, stage_parser
+from common.cli import run_script, stage_parser
+from common.config import UserError, load_config
+from common.logs import start_logging
 from data_utils import interval, stored_zeros
-from logging_utils import run_script, start_logging
 from metrics_utils import sampled_predictions
 from riemann_siegel import smooth_zeros
 from zero_values import UNIT, mean_spacing

@@ -67,7 +67,7 @@ def write_config(folder, settings):
 
 
 def stop_after_the_third_step():
-    """A stand-in for stop_requests whose list of requests fills up during the third step."""
+    """A stand-in for catch_stop_signals whose list of requests fills up during the third step."""
 
     class Requests(list):
         asked = 0

@@ -15,7 +15,7 @@ import train
 import tune_hyper_parameters
 from check_utils import disk_text, seconds_of, zeros_text
 from checkpoint_utils import make_checkpoint, save_checkpoint
-from config_utils import UserError, load_config
+from common.config import UserError, load_config
 from data_utils import zeros_in_memory
 from run_progress import Progress
 from training_utils import batches, build_model, make_optimizer, parameter_count, training_step

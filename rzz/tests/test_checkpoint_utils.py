@@ -8,16 +8,8 @@ import torch
 from conftest import batch_of
 
 import checkpoint_utils
-from checkpoint_utils import (
-    checksum,
-    latest_checkpoint,
-    load_checkpoint,
-    make_checkpoint,
-    restore,
-    save_checkpoint,
-    trained_model,
-)
-from config_utils import Config, ModelConfig, TrainingConfig, UserError
+from checkpoint_utils import checksum, latest_checkpoint, load_checkpoint, make_checkpoint, restore, save_checkpoint, trained_model
+from common.config import Config, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
 from run_progress import Progress
 from training_utils import build_model, make_optimizer, training_step

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data_utils
+from common.config import CONTEXT
 from data_utils import (
-    CONTEXT,
     RiemannZerosDataset,
     decode,
     decode_rows,

@@ -8,7 +8,7 @@ from conftest import batch_of
 from torch.utils.flop_counter import FlopCounterMode
 
 import host_utils
-from config_utils import INDEX_EMBEDDINGS, ModelConfig, SpeedConfig
+from common.config import INDEX_EMBEDDINGS, ModelConfig, Throughput
 from host_utils import fitted_speed, measured_bytes, some_zeros
 from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
 from training_utils import build_model, cross_entropy, logits_of
@@ -38,7 +38,7 @@ def test_forecast_of_operations_is_what_torch_counts(model):
     assert 1 / 1.1 < 8 * flops_per_zero(model, zeros.width - 1) / counter.get_total_flops() < 1.1
 
 
-@pytest.mark.parametrize("speed", [SpeedConfig(0.2, 1.5, 1.4), SpeedConfig(4.0, 100.0, 0.1), SpeedConfig(0.01, 50.0, 2.0)])
+@pytest.mark.parametrize("speed", [Throughput(0.2, 1.5, 1.4), Throughput(4.0, 100.0, 0.1), Throughput(0.01, 50.0, 2.0)])
 def test_the_figures_of_a_host_are_found_again_from_its_times(monkeypatch, speed):
     T = some_zeros(1).width - 1
     draw = torch.Generator().manual_seed(1)

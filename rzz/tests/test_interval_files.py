@@ -12,7 +12,7 @@ from conftest import SMALL_RUN, write_config
 
 import interval_files
 import zeros_db
-from config_utils import UserError, load_config
+from common.config import UserError, load_config
 from data_utils import interval, require_zeros, stored_zeros, training_zeros
 from interval_files import fetch_ahead
 from zero_values import truncated_value

@@ -9,7 +9,7 @@ from conftest import SMALL_RUN, write_config
 
 import evaluate
 import train
-from config_utils import load_config
+from common.config import load_config
 from data_utils import interval
 from model_card import write_model_card
 

@@ -13,9 +13,9 @@ from conftest import DEVICE, SMALL_RUN, SRC, write_config
 
 import predict as script
 from checkpoint_utils import latest_checkpoint, trained_model, trained_zeros
-from config_utils import UserError, load_config
+from common.config import UserError, load_config
+from common.logs import log, progress_bar, start_logging
 from data_utils import decode, encode
-from logging_utils import log, progress_bar, start_logging
 from prediction_text import bar, card, column_widths, table_head, table_line, training_text
 from prediction_utils import Prediction, answer, character_probabilities, predict
 from transformer import on_device
@@ -106,7 +106,9 @@ def test_predicted_and_spread_are_mean_and_standard_deviation_of_the_readable_sa
 def test_a_zero_gets_the_same_samples_alone_in_a_table_and_asked_again(ask):
     (alone,) = answers(ask("--json", "905"))
     among = answers(ask("--json", "--file", "-", given="".join(f"{index}\n" for index in [*range(800, 905), 12, 905])))
-    assert among[-1] == alone and len(among) == 107
+    assert len(among) == 107
+    alone["probabilities"] = [pytest.approx(given, abs=1e-5) for given in alone["probabilities"]]  # a larger batch rounds otherwise
+    assert among[-1] == alone
     (otherwise,) = answers(ask("--json", "905", "--set", "evaluation.seed=2"))
     assert otherwise["samples"] != alone["samples"] and otherwise["text"] == alone["text"]
 

@@ -15,7 +15,7 @@ import evaluate
 import report
 import train
 import tune_hyper_parameters
-from config_utils import UserError, load_config
+from common.config import UserError, load_config
 from data_utils import validation_zeros
 from metrics_utils import gue_share_below, gue_spacing_density
 from report_pages import Figures, Sentences, Table

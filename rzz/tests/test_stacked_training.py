@@ -6,9 +6,9 @@ import conftest
 import pytest
 import torch
 
-from config_utils import Config, ModelConfig, TrainingConfig
+from common.config import Config, ModelConfig, TrainingConfig
+from common.devices import seed_device
 from data_utils import RiemannZerosDataset
-from device_utils import seed_device
 from riemann_siegel import smooth_zeros
 from stacked_training import Stack, with_stacked_dropout
 from training_utils import batches, build_model, cross_entropy_of, learning_rate_at, make_optimizer, training_step

@@ -17,7 +17,7 @@ import torch
 from conftest import SMALL_RUN, SRC, write_config
 
 import data_utils
-from config_utils import load_config
+from common.config import load_config
 from data_utils import decode, interval, row_text, training_zeros, validation_zeros
 
 LONG_RUN = {**SMALL_RUN, "training": {**SMALL_RUN["training"], "epochs": 16}}
@@ -337,7 +337,7 @@ def test_a_bug_shows_its_traceback_and_logs_file_and_line(run_folder):
     config = str(run_folder / "config.json")
     code = (
         f"import sys; sys.path.insert(0, {str(SRC)!r}); sys.argv = ['train.py', '--config', {config!r}];"
-        "import logging_utils, train; train.build_model = lambda *a: 1 / 0; logging_utils.run_script(train.main)"
+        "import train; from common.cli import run_script; train.build_model = lambda *a: 1 / 0; run_script(train.main)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 1 and "ZeroDivisionError" in result.stderr

@@ -15,10 +15,10 @@ import run_log
 import train
 import training_utils
 from checkpoint_utils import load_checkpoint
-from config_utils import ModelConfig, TrainingConfig, UserError
+from common.config import ModelConfig, TrainingConfig, UserError
+from common.devices import FusedAdamW, fused_adamw
+from common.logs import LogFile, add_handler, log, terminal
 from data_utils import RiemannZerosDataset
-from device_utils import FusedAdamW, fused_adamw
-from logging_utils import LogFile, add_handler, log, terminal
 from training_utils import build_model, make_optimizer, training_step
 
 ZEROS = RiemannZerosDataset([9, 10, 11, 12, 13], [480051, 497738, 529703, 564462, 593470])
@@ -207,7 +207,7 @@ def test_a_full_disk_is_said_and_training_goes_on(config, monkeypatch):
 def test_a_line_of_the_log_that_does_not_fit_the_disk_is_lost_and_the_run_is_the_same(config, monkeypatch, tmp_path):
     other = write_config(tmp_path / "other", SMALL_RUN)
     training(other)
-    real, calls = run_log.write_json_line, []
+    real, calls = run_log.append_json_line, []
 
     def full_the_third_time(path, values):
         calls.append(values)
@@ -215,7 +215,7 @@ def test_a_line_of_the_log_that_does_not_fit_the_disk_is_lost_and_the_run_is_the
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, values)
 
-    monkeypatch.setattr(run_log, "write_json_line", full_the_third_time)
+    monkeypatch.setattr(run_log, "append_json_line", full_the_third_time)
     training(config)
     assert "Could not write a line of training.jsonl (No space left on device)" in (config.parent / "logs" / "rzz.log").read_text()
     assert len(lines(config)) == len(lines(other)) - 1

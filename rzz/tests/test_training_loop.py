@@ -10,9 +10,9 @@ import evaluate
 import run_log
 import train
 from checkpoint_utils import load_checkpoint
-from config_utils import load_config
+from common.config import load_config
+from common.devices import compile_failure
 from data_utils import PAD, decode, validation_zeros
-from device_utils import compile_failure
 from training_utils import learning_rate_at
 
 
@@ -71,7 +71,7 @@ def test_the_logged_mse_is_of_the_zeros_trained_last_and_of_the_validation_sampl
 def test_fewer_epochs_on_a_resumed_run_never_skip_zeros_of_the_next_round(config_path, monkeypatch):
     train.main(["--config", str(config_path), "--set", "data.K=0", "--set", "training.epochs=1"])
     with monkeypatch.context() as patch:
-        patch.setattr(train, "stop_requests", stop_after_the_third_step())
+        patch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
         train.main(["--config", str(config_path), "--resume", "--set", "training.epochs=2"])
     steps = recorded(monkeypatch, train, "training_step")
     train.main(["--config", str(config_path), "--resume", "--set", "training.epochs=1", "--set", "data.K=1",
@@ -89,7 +89,7 @@ def test_a_run_goes_on_with_and_without_torch_compile(tmp_path, monkeypatch, fir
         config = write_config(tmp_path / name, SMALL_RUN)
         options = ["--config", str(config), "--set", "data.K=0", "--set", "model.dropout=0", "--set"]
         with monkeypatch.context() as patch:
-            patch.setattr(train, "stop_requests", stop_after_the_third_step())
+            patch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
             train.main([*options, f"training.compile={ways[0]}"])
         train.main([*options, f"training.compile={ways[1]}", "--resume"])
         checkpoints.append(load_checkpoint(config.parent / "checkpoints" / "last.pt"))
@@ -114,7 +114,7 @@ def test_bfloat16_multiplies_and_leaves_all_else_in_float32(tmp_path, monkeypatc
         options.append(f"training.precision={name if name != 'interrupted' else 'bfloat16'}")
         if name == "interrupted":
             with monkeypatch.context() as patch:
-                patch.setattr(train, "stop_requests", stop_after_the_third_step())
+                patch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
                 train.main(options)
         train.main([*options, "--resume"])
         checkpoints[name] = load_checkpoint(tmp_path / name / "checkpoints" / "last.pt")

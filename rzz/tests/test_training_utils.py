@@ -9,7 +9,7 @@ from conftest import batch_of, whole_rows
 from torch.nn import functional as F
 
 import training_utils
-from config_utils import INDEX_EMBEDDINGS, Config, ModelConfig, TrainingConfig
+from common.config import INDEX_EMBEDDINGS, Config, ModelConfig, TrainingConfig
 from data_utils import RiemannZerosDataset, encode, encode_rows, targets_of_rows, token_ids, trajectories, zero_text
 from resource_utils import parameters
 from training_utils import (

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import whole_rows
 
-from config_utils import INDEX_EMBEDDINGS, ModelConfig
+from common.config import INDEX_EMBEDDINGS, ModelConfig
+from common.devices import derive_seed
 from data_utils import END, RiemannZerosDataset, encode_prompts
-from device_utils import mixed_seed
 from metrics_utils import sampled_texts
 from training_utils import build_model, parameter_count
 from transformer import generate, nucleus_sample
@@ -117,6 +117,6 @@ def test_nucleus_never_leaves_itself_at_the_ends_of_the_random_numbers():
 
 
 def test_seeds_of_neighbouring_steps_are_unrelated_and_fit_a_generator():
-    seeds = {mixed_seed(seed, step) for seed in range(20) for step in range(50)}
+    seeds = {derive_seed(seed, step) for seed in range(20) for step in range(50)}
     assert len(seeds) == 1000 and all(0 <= seed < 2**63 for seed in seeds)
-    assert mixed_seed(1, 0) != mixed_seed(0, 1)
+    assert derive_seed(1, 0) != derive_seed(0, 1)

@@ -23,8 +23,8 @@ from test_stages import run, start
 
 import tune_hyper_parameters
 import tuning_workers
-from config_utils import UserError, load_config
-from logging_utils import read_json_lines
+from common.config import UserError, load_config
+from common.files import read_json_lines
 from resource_utils import memory_gb, training_hours
 from tuning_display import description, search_seconds
 from tuning_utils import Ledger, better_part, grid_of, labels, rungs_of, settings_of

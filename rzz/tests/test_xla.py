@@ -12,11 +12,10 @@ from conftest import SMALL_RUN, stop_after_the_third_step, write_config
 import evaluate
 import train
 from checkpoint_utils import load_checkpoint
-from device_utils import make_device
+from common.devices import make_device
 
 metrics = pytest.importorskip("torch_xla.debug.metrics", reason="torch_xla is not installed; see xla_check.sh")
 make_device("xla")  # autograd counts the devices when it first runs, here on the CPU
-
 SETTINGS = ("--set", "model.dropout=0", "--set", "training.log_interval=1", "--set", "training.validation_interval=1000")
 
 
@@ -72,7 +71,7 @@ def test_a_run_on_xla_is_the_run_on_the_cpu_and_compiles_nothing_after_the_first
 def test_a_run_moves_between_xla_and_the_cpu(on_cpu, tmp_path, monkeypatch, first, then):
     write_config(tmp_path, SMALL_RUN)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "stop_requests", stop_after_the_third_step())
+        patch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
         stage(train.main, tmp_path, first)
     assert checkpoint(tmp_path)["progress"]["step"] == 3
     stage(train.main, tmp_path, then, "--resume")

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from config_utils import UserError
+from common.config import UserError
 
 DEVICES = ("auto", "mps", "cuda", "xla", "cpu")
 
@@ -48,12 +48,12 @@ def choose_device(name="auto"):
 
 
 def make_device(kind):
-    keep_freed_memory()
+    tune_glibc_malloc()
     if kind == "cuda":  # torchrun starts one process for each of a machine's GPUs
         number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if number >= count:
             raise UserError(f"This machine has {count} CUDA device(s): use --nproc_per_node={count}, a process each.")
-        return made_current(torch.device("cuda", number))
+        return set_cuda_device(torch.device("cuda", number))
     return torch_xla().device() if kind == "xla" else torch.device(kind)
 
 
@@ -100,7 +100,7 @@ def torch_xla():
     return torch_xla
 
 
-def messengers():
+def distributed_backend():
     """Names of what carries tensors between processes; NCCL, which torch may have without a GPU, is one only beside a GPU."""
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and torch.distributed.is_nccl_available() else "gloo"
 
@@ -137,10 +137,10 @@ def precision(device, setting):
 
 def device_of_worker(device, number):
     """Return the device for worker `number`, from 0: on a machine with several CUDA devices they take turns."""
-    return made_current(torch.device("cuda", number % torch.cuda.device_count())) if device.type == "cuda" else device
+    return set_cuda_device(torch.device("cuda", number % torch.cuda.device_count())) if device.type == "cuda" else device
 
 
-def made_current(device):
+def set_cuda_device(device):
     """Return a CUDA device, now the one that this process means where it names none, as when it seeds."""
     torch.cuda.set_device(device)
     return device
@@ -183,10 +183,10 @@ def seed_device(device, *numbers):
         "mps": torch.mps.manual_seed,
         "xla": lambda seed: torch_xla().manual_seed(seed),
     }[device.type]
-    seed(mixed_seed(*numbers))
+    seed(derive_seed(*numbers))
 
 
-def mixed_seed(*numbers):
+def derive_seed(*numbers):
     """Return an integer in [0, 2^63) from integers, so that neighbouring tuples give unrelated ones.
 
     Each number is added to the state, which then goes through the finaliser of SplitMix64 (Steele, Lea and Flood,
@@ -224,7 +224,7 @@ def fused_adamw(device):
     return FusedAdamW(True, parameter.item() == 1)
 
 
-def sliced_on(device):
+def slicing_device(device):
     """Return the device on which batches are cut from larger tensors: XLA would compile a program for every place."""
     return torch.device("cpu") if device.type == "xla" else device
 
@@ -252,7 +252,7 @@ def is_out_of_memory(error):
         isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts))  # fmt: skip
 
 
-def keep_freed_memory():
+def tune_glibc_malloc():
     """Let glibc keep the memory of freed tensors for the next ones. Apple's allocator does so by itself.
 
     Else each step gets the activations of a large model, and each chunk of rows its features, from the system anew, page by page.

@@ -12,7 +12,7 @@ from conftest import SMALL_RUN, SRC, stop_after_the_third_step, write_config
 
 import train
 from checkpoint_utils import load_checkpoint
-from config_utils import UserError
+from common.config import UserError
 
 # Dropout draws other masks for other shares of a batch. 64 zeros a batch are not divisible by 3, nor is the last batch full.
 SETTINGS = ("--device", "cpu", "--set", "model.dropout=0", "--set", "training.log_interval=1")
@@ -47,7 +47,7 @@ def test_several_processes_make_the_updates_of_one(alone, tmp_path):
 
 def test_a_run_that_one_process_stopped_goes_on_with_two(alone, tmp_path, monkeypatch):
     config = write_config(tmp_path, SMALL_RUN)
-    monkeypatch.setattr(train, "stop_requests", stop_after_the_third_step())
+    monkeypatch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
     train.main(["--config", str(config), *SETTINGS])
     assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]["step"] == 3
     assert several(2, config, "--resume").wait() == 0
@@ -81,11 +81,11 @@ FAILING_FIRST = """
 import sys
 sys.path.insert(0, {src!r})
 import train
-from config_utils import UserError
-from logging_utils import run_script
+from common.config import UserError
+from common.cli import run_script
 
 def failing(*arguments):
-    if train.process_rank() == 0:
+    if train.rank() == 0:
         raise {error}
 
 train.log_validation = failing

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from config_utils import DEFAULT_CONFIG, Config, UserError, load_config, write_back
+from common.config import DEFAULT_CONFIG, Config, UserError, load_config, write_back
 
 
 def config_with(tmp_path, settings, overrides=()):

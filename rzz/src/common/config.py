@@ -8,26 +8,24 @@ The dataclasses below are the schema: names, types and full-scale defaults. A ke
 its default; a key that is not here, or of another type, is an error that says what to write instead.
 """
 
-import argparse
 import dataclasses
 import difflib
 import json
 import os
 import re
-import shlex
 import shutil
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from file_utils import atomic_write
+from common.files import atomic_write
 
 CONTEXT = 32  # tokens; fixed by the specification
 COMPILE = ("auto", "on", "off")
 PRECISIONS = ("auto", "float32", "bfloat16")
 INDEX_EMBEDDINGS = ("digits", "place", "smooth", "primes")
-DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "config.json"
+DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "config.json"
 
 
 class UserError(Exception):
@@ -81,7 +79,7 @@ class TrainingConfig:
 
 
 @dataclass
-class SpeedConfig:
+class Throughput:
     """What one processor sustains: an update takes layer_ms · (layers + 1), plus its arithmetic, plus its memory traffic."""
 
     tflops: float = 0.4  # a tenth of the peak of the M4's GPU, on products as small as these
@@ -90,12 +88,12 @@ class SpeedConfig:
 
 
 @dataclass
-class HostConfig:
+class HardwareProfile:
     """The machine that forecasts are made for; tune_hyper_parameters.py --measure-host fills in the one it runs on."""
 
     name: str = "Mac mini M4"
-    device: SpeedConfig = field(default_factory=SpeedConfig)  # which does the full training
-    core: SpeedConfig = field(default_factory=lambda: SpeedConfig(0.16, 1.3, 0.8))  # each that tunes; measured on a Xeon core
+    device: Throughput = field(default_factory=Throughput)  # which does the full training
+    core: Throughput = field(default_factory=lambda: Throughput(0.16, 1.3, 0.8))  # each that tunes; measured on a Xeon core
     cores: int = 4  # fast ones
 
 
@@ -107,7 +105,7 @@ class TuningConfig:
     rungs: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])  # epochs after which the better part goes on
     keep: float = 0.25  # that part, of the points of each batch size
     workers: int | None = None  # points, or stacks of points, trained at a time; null: one a fast core
-    host: HostConfig = field(default_factory=HostConfig)
+    host: HardwareProfile = field(default_factory=HardwareProfile)
     grid: dict[str, list] = field(
         default_factory=lambda: {
             "epochs": list(range(1, 17)),
@@ -175,28 +173,6 @@ GRID_AXES = {  # axis of tuning.grid: the section of config.json that its winner
     **dict.fromkeys(typing.get_type_hints(ModelConfig), "model"),
     **dict.fromkeys(("epochs", "learning_rate", "batch_size", "weight_decay"), "training"),
 }
-
-
-def stage_parser(description):
-    """The command line that all stages share. `description` is the module's docstring."""
-
-    class OneLineParser(argparse.ArgumentParser):
-        def error(self, message):
-            raise UserError(f"{message}. See {self.prog} --help.")
-
-    parser = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="settings file (default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
-                        help="change one setting for this command; may be repeated")
-    parser.add_argument("--device", help="auto, mps, cuda, xla or cpu (default: runtime.device of the settings)")
-    parser.add_argument("--quiet", action="store_true", help="show results, warnings and errors alone; the logs are the same")
-    return parser
-
-
-def command(config, words):
-    """Return what to type to run `words`, a script and its options, with this config: 'python rzz/src/train.py --resume'."""
-    where = "" if config.path == DEFAULT_CONFIG else f" --config {shlex.quote(str(config.path))}"
-    return f"python rzz/src/{words}{where}"
 
 
 def load_config(path=DEFAULT_CONFIG, overrides=(), device=None):
@@ -355,13 +331,13 @@ def check_model_ranges(model, prefix):
         raise UserError(f"{prefix}index_embedding is {model.index_embedding!r}, not one of {', '.join(INDEX_EMBEDDINGS)}.")
 
 
-def heads_fit(model):
+def has_valid_head_dims(model):
     """Whether every head has its dimensions: given as d_k and d_v, or an equal share of d_model."""
     return (model.d_k is not None and model.d_v is not None) or model.d_model % model.num_heads == 0
 
 
 def check_heads(model):
-    if not heads_fit(model):
+    if not has_valid_head_dims(model):
         raise UserError(
             f"model.d_model = {model.d_model} is not divisible by model.num_heads = {model.num_heads}: "
             "change one of them, or set model.d_k and model.d_v."

@@ -5,9 +5,14 @@
 """
 
 import fcntl
+import json
+import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
+
+log = logging.getLogger("rzz")
+
 
 
 @contextmanager
@@ -46,7 +51,7 @@ def sync_folder(folder):
         os.close(descriptor)
 
 
-def move_aside(path):
+def quarantine(path):
     """Rename `path` to the first free name of the form `<path>.bad-<n>` and return that name."""
     path = Path(path)
     number = 1
@@ -77,3 +82,35 @@ def exclusive_lock(path, owner, wait=False):
         file.write(owner)
         file.flush()
         yield None
+
+
+def append_json_line(path, values):
+    """Append `values` as one line of JSON to `path`."""
+    append_json_lines(path, [values])
+
+
+def append_json_lines(path, objects):
+    """Append `objects` to `path`, a line of JSON each, in one piece, on lines of their own also after one that was cut short."""
+    with open(path, "ab+") as file:
+        if file.tell() and file.seek(-1, 2) and file.read(1) != b"\n":
+            file.write(b"\n")
+        file.write(b"".join(json.dumps(values).encode() + b"\n" for values in objects))
+
+
+def write_json_lines(path, objects):
+    """Replace `path` by a file of `objects`, one line of JSON each."""
+    with atomic_write(path, "w") as file:
+        file.writelines(json.dumps(values) + "\n" for values in objects)
+
+
+def read_json_lines(path):
+    """Return the objects of a file of JSON lines; none where there is no file. A line cut short is left out."""
+    if not path.exists():
+        return []
+    objects = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            objects.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            log.warning("%s: a line that is no JSON object was left out: %.60s", path.name, line)
+    return objects

@@ -12,20 +12,20 @@ import torch
 from conftest import SRC, batch_of
 from torch.overrides import TorchFunctionMode
 
-import device_utils
-from config_utils import INDEX_EMBEDDINGS, ModelConfig, TrainingConfig, UserError
-from data_utils import RiemannZerosDataset
-from device_utils import (
+from common import devices
+from common.config import INDEX_EMBEDDINGS, ModelConfig, TrainingConfig, UserError
+from common.devices import (
     choose_device,
     compile_failure,
     compiled,
     device_count,
     device_of_worker,
+    distributed_backend,
     fast_cores,
-    messengers,
     precision,
     to_cpu,
 )
+from data_utils import RiemannZerosDataset
 from metrics_utils import sampled_predictions
 from training_utils import build_model, cross_entropy_of, make_optimizer, training_step
 
@@ -44,7 +44,7 @@ class TransfersSeen(TorchFunctionMode):
 
     def __torch_function__(self, function, kinds, args=(), kwargs=None):
         kwargs = kwargs or {}
-        ours = Path(sys._getframe(1).f_code.co_filename).parent == SRC
+        ours = Path(sys._getframe(1).f_code.co_filename).is_relative_to(SRC)
         if ours and function is torch.Tensor.to and any(isinstance(arg, torch.device) for arg in (*args, *kwargs.values())):
             self.transfers.append((args[0].dtype, kwargs.get("non_blocking", False)))
         return function(*args, **kwargs)
@@ -64,14 +64,14 @@ def test_no_float64_and_no_asynchronous_copy_reaches_a_device(kind):
 
 
 def test_sampling_happens_on_the_cpu_and_copies_wait():
-    source = "".join(path.read_text() for path in SRC.glob("*.py"))
+    source = "".join(path.read_text() for path in SRC.rglob("*.py"))
     assert "multinomial" not in source and "non_blocking" not in source and "pin_memory" not in source
     assert "nucleus_sample(logits.cpu()" in source
 
 
 def test_device_code_keeps_to_its_file():
-    for path in SRC.glob("*.py"):
-        if path.name != "device_utils.py":
+    for path in SRC.rglob("*.py"):
+        if path.name != "devices.py":
             assert not re.search(r"torch\.(cuda|mps|backends)\b|import torch_xla|\.cuda\(\)", path.read_text()), path.name
 
 
@@ -89,7 +89,7 @@ def test_a_device_is_chosen_with_a_reason_and_an_absent_one_is_an_error():
 def test_nccl_is_asked_for_only_beside_a_gpu(monkeypatch, gpu, nccl, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
-    assert messengers() == expected
+    assert distributed_backend() == expected
 
 
 def test_to_cpu_copies_nested_tensors():
@@ -124,7 +124,7 @@ def test_where_torch_compile_does_not_work_training_goes_without_it_and_says_why
     monkeypatch.setattr(torch, "compile", no_compiler)
     failure = compile_failure.__wrapped__(torch.device("cpu"))
     assert failure == "no C compiler was found"
-    monkeypatch.setattr(device_utils, "compile_failure", lambda device: failure)
+    monkeypatch.setattr(devices, "compile_failure", lambda device: failure)
     model = torch.nn.Linear(1, 1)
     assert compiled(model, torch.device("cpu"), "auto") is model and not caplog.records
     assert compiled(model, torch.device("cuda"), "auto") is model and failure in caplog.text
@@ -141,8 +141,9 @@ def test_gradients_that_torch_compile_gets_wrong_are_found_out(monkeypatch):
 
 
 PAGES_OF_A_SECOND_ROUND = """
-import resource, torch, device_utils
-device_utils.keep_freed_memory()
+import resource, torch
+from common.devices import tune_glibc_malloc
+tune_glibc_malloc()
 faults = []
 for _ in range(3):
     tensors = [torch.ones(1_000_000) for _ in range(50)]

@@ -1,0 +1,89 @@
+"""What a run leaves behind in logs/ and shows on the terminal.
+
+    logs/rzz.log          everything that any stage says, with file:line, and the traceback of every error
+    logs/training.log     the training loop for a reader
+    logs/training.jsonl   the same for programs, one object a line (tuning.jsonl likewise)
+
+    start_logging(config.log_folder)
+    log.info("device %s", device)
+"""
+
+import logging
+import os
+import sys
+
+from tqdm import tqdm
+
+from common.config import require_writable
+from common.processes import rank
+
+log = logging.getLogger("rzz")
+training_log = logging.getLogger("rzz.training")
+
+
+class TerminalHandler(logging.Handler):
+    """Writes lines to standard error above a progress bar, if there is one.
+
+    Where its reader has gone, as tee in `train.py 2>&1 | tee file` after Ctrl-C or a terminal that was closed, the program goes
+    on to its end unheard.
+    """
+
+    def emit(self, record):
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except OSError:
+            redirect_to_devnull(sys.stderr)
+
+
+terminal = TerminalHandler()
+
+
+class LogFile(logging.FileHandler):
+    """A file of the log. Where its disk is full, the line is on the terminal alone."""
+
+    def __init__(self, path):
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+
+    def handleError(self, record):
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+def redirect_to_devnull(stream):
+    """Let a stream whose reader has gone take everything, what it still holds too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def start_logging(folder, quiet=False):
+    """Send the log to `folder`/rzz.log with file and line, training lines also to training.log, and all to stderr.
+
+    Of several processes only the first says what all of them could say. quiet: nothing but warnings and errors, and no
+    progress bar, reaches stderr.
+    """
+    terminal.setLevel(logging.WARNING if quiet else logging.INFO)
+    require_writable(folder)
+    for logger in (log, training_log):
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+            handler.close()
+    log.propagate = False
+    log.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
+    add_handler(log, LogFile(folder / "rzz.log"), "%(asctime)s %(levelname)s %(filename)s:%(lineno)d %(message)s")
+    add_handler(training_log, LogFile(folder / "training.log"), "%(asctime)s %(message)s")
+    add_handler(log, terminal, "%(message)s")
+
+
+def add_handler(logger, handler, form):
+    handler.setFormatter(logging.Formatter(form))
+    logger.addHandler(handler)
+
+
+def progress_bar(total, description, unit, initial=0, form=None):
+    """A tqdm bar on standard error with rate and time left, or in the `form` given.
+
+    Nothing under --quiet, nor where that is not a terminal: the lines of the log stand in its place there, so that a log
+    file does not fill with half-drawn bars.
+    """
+    off = True if rank() > 0 or terminal.level > logging.INFO else None  # None: where it is not a terminal
+    return tqdm(total=total, desc=description, unit=unit, unit_scale=total > 10_000, initial=initial, disable=off,
+                dynamic_ncols=True, leave=False, bar_format=form)
