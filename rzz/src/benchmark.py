@@ -26,7 +26,6 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import zeros_db
-import zeta_zeros
 from common.cli import run_script
 from common.config import CONTEXT, DEFAULT_CONFIG, Config, load_config, require_writable
 from common.devices import DEVICES, choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
@@ -58,6 +57,7 @@ from training_utils import (
 from transformer import generate
 from tuning_utils import grid_of
 from tuning_workers import finished, tasks_of, tuning_device, worker_count, worker_pool
+from zeta import zeros as zeta_zeros
 
 HEIGHTS = (1, 1_000_000, 10_000_000)  # first indexes
 MPMATH_SAMPLE = 3  # zeros: 0.4 to 0.8 s each

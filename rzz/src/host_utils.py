@@ -17,9 +17,9 @@ from common.config import HardwareProfile, ModelConfig, Throughput, TrainingConf
 from common.devices import describe_device, fast_cores, synchronize
 from data_utils import RiemannZerosDataset
 from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
-from riemann_siegel import smooth_zeros
 from training_utils import batches, build_model, cross_entropy, logits_of, make_optimizer, parameter_count, training_step
 from zero_values import UNIT
+from zeta.riemann_siegel import smooth_zeros
 
 # (d_model, layers, batch size): launching decides the first, arithmetic the last. Those compared are none of those fitted.
 FITTED = [(d_model, layers, size) for d_model, layers in ((32, 1), (64, 2), (64, 4), (128, 4)) for size in (16, 64, 128)]

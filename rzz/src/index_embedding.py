@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from common.config import CONTEXT, INDEX_EMBEDDINGS
 from data_utils import COLON, POINT
-from riemann_siegel import smooth_zeros
 from zero_values import DECIMALS
+from zeta.riemann_siegel import smooth_zeros
 
 FIXED = 10**6  # γ̄ and values so far are int64 in millionths
 POWERS = 10 ** np.arange(19, dtype=np.int64)

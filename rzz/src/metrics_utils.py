@@ -15,9 +15,9 @@ import torch
 from common.devices import derive_seed
 from common.text import format_number
 from data_utils import END, decode, encode_prompts
-from riemann_siegel import smooth_zeros
 from transformer import generate
-from zero_values import UNIT, mean_spacing
+from zero_values import UNIT
+from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 GENERATION_BATCH = 1024  # zeros × runs written at a time; bounds the memory of keys and values
 NUMBER = re.compile(r"b\d+:(\d+(?:\.\d+)?)e")

@@ -12,9 +12,9 @@ import torch
 from common.devices import derive_seed
 from data_utils import PAD, encode, vocabulary
 from metrics_utils import parse_value, written_texts
-from riemann_siegel import smooth_zeros
 from transformer import evaluating, on_device
-from zero_values import UNIT, mean_spacing
+from zero_values import UNIT
+from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 SHOWN = 0.001  # probability from which a character is told
 

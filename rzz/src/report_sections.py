@@ -21,8 +21,8 @@ from report_plots import (
     speed_curve,
     tuning_map,
 )
-from riemann_siegel import smooth_zeros
-from zero_values import DECIMALS, mean_spacing
+from zero_values import DECIMALS
+from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 ENDS = 5  # best and worst predictions that are shown
 BEST_POINTS = 10  # of the tuning grid that are listed

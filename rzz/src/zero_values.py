@@ -6,7 +6,6 @@ A value is the imaginary part of a zero as an int64 of ten-thousandths: 497738 f
 """
 
 import itertools
-import math
 import os
 from contextlib import contextmanager
 
@@ -15,7 +14,7 @@ import numpy as np
 
 import zeros_db
 from common.config import UserError
-from riemann_siegel import smooth_zeros
+from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 DECIMALS = 4
 UNIT = 10**DECIMALS  # a value counts ten-thousandths
@@ -126,8 +125,3 @@ def check_values(values, first, source):
     drift = float(np.mean((values / UNIT - smooth) / spacing))
     if len(values) >= 100 and abs(drift) > 0.5:
         raise ValueError(f"{source}: zeros {first} … lie {drift:+.2f} mean spacings off on the average: the indexes are shifted")
-
-
-def mean_spacing(t):
-    """Mean distance of neighbouring zeros at height t, 2π / log(t / 2π); an array for an array."""
-    return 2 * math.pi / np.log(np.asarray(t) / (2 * math.pi))

@@ -14,8 +14,8 @@ from itertools import chain
 import mpmath
 from mpmath.libmp import from_man_exp
 
-import platt_tables
-import zeta_zeros
+from zeta import platt_tables
+from zeta import zeros as zeta_zeros
 
 _platt_folder = None
 

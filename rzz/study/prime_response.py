@@ -22,8 +22,8 @@ from common.config import UserError, load_config
 from common.logs import start_logging
 from data_utils import interval, stored_zeros
 from metrics_utils import sampled_predictions
-from riemann_siegel import smooth_zeros
-from zero_values import UNIT, mean_spacing
+from zero_values import UNIT
+from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 TABLE_PRIMES = (2, 3, 5, 7, 11, 13, 31, 101, 499, 997)
 

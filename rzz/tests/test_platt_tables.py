@@ -6,9 +6,9 @@ import struct
 import mpmath
 import pytest
 
-import platt_tables
 import zeros_db
 from zeros_db import zeros_starting_at_N
+from zeta import platt_tables
 
 EPS_BITS = 101
 # file name -> blocks (t0, t1); N(14) = 0, N(50) = 10, N(70) = 17, N(100) = 29, N(120) = 38, N(140) = 47

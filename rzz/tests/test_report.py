@@ -20,8 +20,8 @@ from data_utils import validation_zeros
 from metrics_utils import gue_share_below, gue_spacing_density
 from report_pages import Figures, Sentences, Table
 from report_sections import evaluation_section, prediction_blocks, sentence, training_section, tuning_section
-from riemann_siegel import smooth_zeros
 from zero_values import UNIT
+from zeta.riemann_siegel import smooth_zeros
 
 
 @pytest.fixture(scope="module")

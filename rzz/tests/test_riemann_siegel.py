@@ -4,7 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 
-import riemann_siegel as rs
+from zeta import riemann_siegel as rs
 
 
 def siegelz(t, offset=0.0):

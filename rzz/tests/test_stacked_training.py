@@ -9,9 +9,9 @@ import torch
 from common.config import Config, ModelConfig, TrainingConfig
 from common.devices import seed_device
 from data_utils import RiemannZerosDataset
-from riemann_siegel import smooth_zeros
 from stacked_training import Stack, with_stacked_dropout
 from training_utils import batches, build_model, cross_entropy_of, learning_rate_at, make_optimizer, training_step
+from zeta.riemann_siegel import smooth_zeros
 
 SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=24, max_prime=30)
 DEVICE = torch.device(conftest.DEVICE)

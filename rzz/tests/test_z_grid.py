@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import z_grid
-from riemann_siegel import Z
+from zeta import z_grid
+from zeta.riemann_siegel import Z
 
 
 def test_the_polynomial_of_a_cell_fits_every_frequency_of_Z_to_the_stated_error():

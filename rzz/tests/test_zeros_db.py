@@ -7,8 +7,8 @@ import mpmath
 import pytest
 
 import zeros_db
-import zeta_zeros
 from zeros_db import zeros_starting_at_N
+from zeta import zeros as zeta_zeros
 
 SPECIFICATION = [
     (10, "49.7738324776723021819167846785638367196"),

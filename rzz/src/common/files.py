@@ -14,7 +14,6 @@ from pathlib import Path
 log = logging.getLogger("rzz")
 
 
-
 @contextmanager
 def atomic_write(path, mode="wb"):
     """Open a temporary file beside `path` that takes its place when the block ends without an error.

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import zeta_zeros
-from z_grid import ZGrid
+from zeta import zeros as zeta_zeros
+from zeta.z_grid import ZGrid
 
 UNIT = 2**zeta_zeros.FRACTION_BITS
 

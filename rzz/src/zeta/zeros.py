@@ -25,8 +25,8 @@ from functools import lru_cache
 import mpmath
 import numpy as np
 
-from riemann_siegel import Z, error_bound, gram_point
-from z_grid import ZGrid
+from zeta.riemann_siegel import Z, error_bound, gram_point
+from zeta.z_grid import ZGrid
 
 LAST_INDEX = 100_000_000  # 42,653,549 high, where float64 is still good to 4e-9
 FRACTION_BITS = 36  # values are whole multiples of 2^-36 = 1.5e-11

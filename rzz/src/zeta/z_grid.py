@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from riemann_siegel import Z_grid, error_bound
+from zeta.riemann_siegel import Z_grid, error_bound
 
 _OVERSAMPLING = 4  # grid points to a mean distance between zeros
 _TAPS = 9  # points used on either side of a cell for interpolation

@@ -70,6 +70,11 @@ def smooth_zeros(indexes):
     return _solve_theta(np.asarray(indexes) - 1.5)
 
 
+def mean_spacing(t):
+    """Mean distance of neighbouring zeros at height t, 2π / log(t / 2π); an array for an array."""
+    return 2 * np.pi / np.log(np.asarray(t) / (2 * np.pi))
+
+
 # Phases of whole numbers, exact modulo a turn
 
 
