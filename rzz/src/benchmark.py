@@ -30,30 +30,24 @@ from common.cli import run_script
 from common.config import CONTEXT, DEFAULT_CONFIG, Config, load_config, require_writable
 from common.devices import DEVICES, choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
 from common.files import append_json_line
-from data_utils import END, encode_prompts, encode_rows, first_zeros
+from data_utils import tuning_splits
 from host_utils import compare_forecasts, measured_host, single_thread, some_zeros
-from metrics_utils import sampled_predictions, sampled_texts, up_to_end
-from references import (
+from model.batches import PREFETCH_ZEROS, iterate_batches
+from model.network import build_model, cross_entropy_of, parameter_count
+from model.reference import (
     PlainGPT,
     encoded_one_by_one,
     flint_zeros,
     generate_without_cache,
     literal_trajectories,
     mpmath_zeros,
-    train_plainly,
+    train_reference,
     whole_rows,
 )
+from model.sampling import sampled_predictions, sampled_texts, up_to_end
+from model.tokenizer import END, encode_prompts, encode_rows
 from resource_utils import flops_per_zero
-from training_utils import (
-    CHUNK,
-    batches,
-    build_model,
-    cross_entropy_of,
-    learning_rate_at,
-    make_optimizer,
-    parameter_count,
-    training_step,
-)
+from training_utils import learning_rate_at, make_optimizer, training_step
 from transformer import generate
 from tuning_utils import grid_of
 from tuning_workers import finished, tasks_of, tuning_device, worker_count, worker_pool
@@ -196,7 +190,7 @@ def benchmark_train(arguments):
         step_model = compiled(model, device, "auto")
 
         def train():
-            for step, batch in zip(range(steps), batches(model, zeros, size), strict=False):
+            for step, batch in zip(range(steps), iterate_batches(model, zeros, size), strict=False):
                 training_step(step_model, optimizer, batch, 1e-3, 1.0, (1, step), dtype=dtype)
             synchronize(device)
 
@@ -205,10 +199,11 @@ def benchmark_train(arguments):
 
     def plainly(make_batch, steps):
         model, ready = PlainGPT.with_weights_of(blind), [make_batch(zeros, step * size, size) for step in range(steps)]
-        return lambda: train_plainly(model, ready)
+        return lambda: train_reference(model, ready)
 
-    # Ours prepares its data as it goes, CHUNK zeros at a time, so that whole chunks are counted; the others' is made before.
-    zeros_each = {"rzz, primes": 2 * CHUNK, "rzz, digits": 2 * CHUNK, "plain GPT, rows of 32": 2560, "literal trajectories": 128}
+    # Ours prepares its data as it goes, PREFETCH_ZEROS at a time, so that whole chunks are counted; the others' is made before.
+    zeros_each = {"rzz, primes": 2 * PREFETCH_ZEROS, "rzz, digits": 2 * PREFETCH_ZEROS, "plain GPT, rows of 32": 2560,
+                  "literal trajectories": 128}  # fmt: skip
     steps = {name: max(1, count // size) for name, count in zeros_each.items()}
     if device.type != "cpu":
         steps = {name: 10 * count for name, count in steps.items()}
@@ -238,10 +233,10 @@ def losses_compared(arguments, zeros):
     plain, literal = PlainGPT.with_weights_of(model), PlainGPT.with_weights_of(model)
     optimizer = make_optimizer(model, Config().training)
     ours = [training_step(model, optimizer, batch, 1e-3, 1.0, (1, step)).item()
-            for step, batch in zip(range(EQUAL_STEPS), batches(model, zeros, EQUAL_BATCH), strict=False)]  # fmt: skip
+            for step, batch in zip(range(EQUAL_STEPS), iterate_batches(model, zeros, EQUAL_BATCH), strict=False)]  # fmt: skip
     found = {}
     for name, other, make_batch in (("plain GPT", plain, whole_rows), ("literal trajectories", literal, literal_trajectories)):
-        losses = train_plainly(other, [make_batch(zeros, step * EQUAL_BATCH, EQUAL_BATCH) for step in range(EQUAL_STEPS)])
+        losses = train_reference(other, [make_batch(zeros, step * EQUAL_BATCH, EQUAL_BATCH) for step in range(EQUAL_STEPS)])
         found[name] = max(abs(loss - own) for loss, own in zip(losses, ours, strict=True))
     return found
 
@@ -261,7 +256,7 @@ def products_per_second(device, dtype, size):
 def benchmark_generate(arguments):
     model, device = model_and_device(arguments, "primes")
     optimizer = make_optimizer(model, Config().training)
-    for step, batch in zip(range(LEARNING_STEPS), batches(model, some_zeros(100_000), arguments.batch_size), strict=False):
+    for step, batch in zip(range(LEARNING_STEPS), iterate_batches(model, some_zeros(100_000), arguments.batch_size), strict=False):
         training_step(model, optimizer, batch, 1e-3, 1.0, (1, step))
     print(f"{describe_device(device)}; {parameter_count(model):,} parameters, 10 runs, nucleus p = 0.9")
     indexes = np.arange(11_000_000, 11_001_000)
@@ -318,7 +313,7 @@ def points_an_hour(device):
         config = dataclasses.replace(load_config(), path=Path(folder) / "config.json")
         config.tuning.zeros, config.tuning.grid = TUNED_ZEROS, TUNED | {"epochs": [1]}
         points = grid_of(config).points
-        training, validation = first_zeros(config)
+        training, validation = tuning_splits(config)
         tasks = tasks_of(config, points, 1, device)
         with worker_pool(config, device, training, validation) as submit:
             consume(finished(submit, tasks[-worker_count(config, device) :], []))  # a search outlasts their start
@@ -341,12 +336,12 @@ def one_point(settings, training, validation, device):
     model = build_model(settings.model, settings.training.seed).to(device)
     optimizer = make_optimizer(model, settings.training)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    for step, batch in enumerate(batches(model, training, settings.training.batch_size)):
+    for step, batch in enumerate(iterate_batches(model, training, settings.training.batch_size)):
         rate = learning_rate_at(step, math.inf, settings.training)
         training_step(model, optimizer, batch, rate, settings.training.gradient_clip, (1, step))
         averaged.update_parameters(model)
     cross_entropy_of(averaged.module, validation)
-    sampled_predictions(averaged.module, validation.part(slice(0, settings.training.mse_zeros)), 1, 0.9, 1)
+    sampled_predictions(averaged.module, validation.subset(slice(0, settings.training.mse_zeros)), 1, 0.9, 1)
 
 
 def one_plain_gpt(settings, training, _, device):
@@ -354,7 +349,7 @@ def one_plain_gpt(settings, training, _, device):
     model = build_model(dataclasses.replace(settings.model, index_embedding="digits"), settings.training.seed).to(device)
     size = settings.training.batch_size
     rows = [whole_rows(training, start, size) for start in range(0, len(training), size)]
-    train_plainly(PlainGPT.with_weights_of(model), rows, settings.training.learning_rate)
+    train_reference(PlainGPT.with_weights_of(model), rows, settings.training.learning_rate)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ import time
 from common.config import UserError
 from common.devices import describe_device, memory, synchronize
 from common.text import format_duration
-from data_utils import zeros_in_memory
-from interval_files import missing_zeros
+from data_utils import missing_zeros, zeros_in_memory
 
 SAMPLE = 8192  # zeros, most that are computed for a look
 PATIENCE = 2.0  # seconds that may be spent on timing

@@ -31,8 +31,8 @@ from common.cli import command
 from common.config import ModelConfig, UserError
 from common.devices import to_cpu
 from common.files import atomic_write, sync_folder
+from model.network import build_model, parameter_count
 from run_progress import Progress
-from training_utils import build_model, parameter_count
 
 log = logging.getLogger("rzz")
 FORMAT = 1

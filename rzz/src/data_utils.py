@@ -1,142 +1,54 @@
-"""From zeros to what the model reads: tokens, rows, the Dataset, and the splits.
+"""From zeros_db to the splits: zeros are fetched, checked and kept as interval files, and served as a Dataset.
 
-    encode("b10:49.7738e")                  # [12, 1, 0, 11, 4, 9, 10, 7, 7, 3, 8, 13]
-    row_text(10, 497738)                    # 'b10:49.7738epppppppppppppppppppp'
-    training_zeros(config, 1)               # RiemannZerosDataset of interval 1
+    training_zeros(config, 1)               # RiemannZerosDataset of interval 1: data/zeros_1000000_1000000.npy
+    validation_zeros(config, 1)             # 1% of interval 2, the same until the round ends
+    test_zeros(config)                      # the first data.N zeros of interval K + 1
 
-A value is the imaginary part of a zero cut after four decimals, as an int64 of ten-thousandths: 497738. A row is the
-text of one zero, padded to the context of 32 tokens, as uint8 token ids.
+The tokenizer's names are handed on: `from data_utils import encode, decode, vocabulary, trajectories`.
 """
 
+import hashlib
+import io
+import itertools
 import logging
+import multiprocessing
+import os
+import sys
+from contextlib import contextmanager
 
+import mpmath
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 import zeros_db
-from common.config import CONTEXT, UserError, validation_size
+from common.config import UserError, require_writable, validation_size
 from common.devices import derive_seed
-from common.files import quarantine
-from interval_files import load_values, stored_values, write_values
-from zero_values import DECIMALS, UNIT, source_errors, values_in_memory
+from common.files import atomic_write, exclusive_lock, quarantine
+from common.logs import progress_bar
+from common.processes import signals_blocked, unblock_signals
+from model.tokenizer import (  # noqa: F401 - some only to be imported from here
+    PAD,
+    SCALE,
+    decode,
+    encode,
+    encode_rows,
+    targets_of_rows,
+    trajectories,
+    vocabulary,
+    zero_text,
+)
+from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 log = logging.getLogger("rzz")
-vocabulary: list[str] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", ".", ":", "b", "e", " ", "p"]
-token_ids = {character: number for number, character in enumerate(vocabulary)}
-POINT, COLON, BEGIN, END, PAD = (token_ids[character] for character in ".:bep")
+
+FETCH_CHUNK = 16_384  # zeros that an interruption of a fetch can lose
+FETCH_AHEAD = 100_000  # zeros; fewer are computed sooner than a process starts
+DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
 VALIDATION_STREAM = 1  # tells the draw of validation samples apart from other uses of the seed
 
 
-# ---------------------------------------------------------------------------------------------------- text and tokens
-
-
-def encode(text):
-    """Return the token ids of `text`, character by character. Raises ValueError for a character without a token."""
-    try:
-        return [token_ids[character] for character in text]
-    except KeyError as error:
-        raise ValueError(f"{error.args[0]!r} in {text!r} is not in the vocabulary {''.join(vocabulary)!r}") from None
-
-
-def decode(ids):
-    """Return the text of a sequence of token ids."""
-    return "".join(vocabulary[number] for number in ids)
-
-
-def zero_text(index, value):
-    """Return 'b<index>:<value>e' for a value in ten-thousandths: 'b10:49.7738e'."""
-    return f"b{index}:{value // UNIT}.{value % UNIT:0{DECIMALS}d}e"
-
-
-def row_text(index, value):
-    """Return zero_text padded with 'p' to 32 characters. Raises ValueError where it is longer."""
-    text = zero_text(index, value)
-    if len(text) > CONTEXT:
-        raise ValueError(f"{text!r} has {len(text)} characters and does not fit the context of {CONTEXT} tokens")
-    return text.ljust(CONTEXT, "p")
-
-
-def trajectories(text):
-    """Yield the (prefix, next character) pairs that a text is trained on, in order, from 'b<i>:' to the target 'e'.
-
-    >>> next(trajectories("b1:23.4567e"))
-    ('b1:', '2')
-    """
-    for position in range(text.index(":") + 1, text.index("e") + 1):
-        yield text[:position], text[position]
-
-
-def encode_rows(indexes, values):
-    """Return the rows of many zeros: uint8 token ids of shape (n, 32), from int64 arrays of shape (n,).
-
-    Rows of equal lengths are written together, column by column, so there is no Python loop over zeros. Raises
-    ValueError where a row does not fit 32 tokens.
-    """
-    indexes, values = np.asarray(indexes, np.int64), np.asarray(values, np.int64)
-    rows = np.full((len(indexes), CONTEXT), PAD, np.uint8)
-    index_digits, whole_digits = number_of_digits(indexes), number_of_digits(values // UNIT)
-    layouts = np.stack([index_digits, whole_digits], 1)
-    for index_width, whole_width in np.unique(layouts, axis=0).tolist():
-        group = np.flatnonzero((index_digits == index_width) & (whole_digits == whole_width))
-        length = 1 + index_width + 1 + whole_width + 1 + DECIMALS + 1
-        if length > CONTEXT:
-            row_text(int(indexes[group[0]]), int(values[group[0]]))  # raises, naming the zero
-        block = np.full((len(group), CONTEXT), PAD, np.uint8)
-        colon = 1 + index_width
-        point = colon + 1 + whole_width
-        block[:, 0], block[:, colon], block[:, point], block[:, length - 1] = BEGIN, COLON, POINT, END
-        write_digits(block[:, 1:colon], indexes[group])
-        write_digits(block[:, colon + 1 : point], values[group] // UNIT)
-        write_digits(block[:, point + 1 : length - 1], values[group] % UNIT)
-        rows[group] = block
-    return rows
-
-
-def encode_prompts(indexes):
-    """Return the prompts 'b<i>:' as a list of (positions, rows): one uint8 array (n, length) per prompt length.
-
-    `positions` (n,) says where in `indexes` each row came from.
-    """
-    indexes = np.asarray(indexes, np.int64)
-    widths = number_of_digits(indexes)
-    groups = []
-    for width in np.unique(widths).tolist():
-        positions = np.flatnonzero(widths == width)
-        prompts = np.empty((len(positions), width + 2), np.uint8)
-        prompts[:, 0], prompts[:, -1] = BEGIN, COLON
-        write_digits(prompts[:, 1:-1], indexes[positions])
-        groups.append((positions, prompts))
-    return groups
-
-
-def decode_rows(rows):
-    """Return (indexes, values), int64 of shape (n,), of well-formed rows (n, 32): the inverse of encode_rows."""
-    rows = np.asarray(rows)
-    colon, end = (rows == COLON).argmax(1), (rows == END).argmax(1)
-    indexes, values = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-    for column in range(rows.shape[1]):
-        token = rows[:, column].astype(np.int64)
-        digit = token < 10
-        in_index, in_value = digit & (column < colon), digit & (column > colon) & (column < end)
-        indexes = np.where(in_index, 10 * indexes + token, indexes)
-        values = np.where(in_value, 10 * values + token, values)
-    return indexes, values
-
-
-def number_of_digits(numbers):
-    """Return how many decimal digits each of the int64 `numbers` (all >= 0) has; 0 has one."""
-    powers = 10 ** np.arange(1, 19, dtype=np.int64)
-    return np.searchsorted(powers, numbers, side="right") + 1
-
-
-def write_digits(columns, numbers):
-    """Write the decimal digits of `numbers` (n,) into `columns` (n, width), leading zeros included."""
-    for column in range(columns.shape[1] - 1, -1, -1):
-        numbers, columns[:, column] = np.divmod(numbers, 10)
-
-
-# ------------------------------------------------------------------------------------------------------------ dataset
+# ------------------------------------------------------------------------------------------------------------------------ dataset
 
 
 class RiemannZerosDataset(Dataset):
@@ -178,36 +90,18 @@ class RiemannZerosDataset(Dataset):
         indexes[: stop - start] = self.indexes[start:stop]
         return rows[:, :-1], targets_of_rows(rows), indexes
 
-    def part(self, positions):
+    def subset(self, positions):
         """Return a dataset of the zeros at `positions` (a slice or an array)."""
         return RiemannZerosDataset(self.indexes[positions], self.values[positions])
 
 
-def targets_of_rows(rows):
-    """Return the targets (n, columns - 1) of rows (n, columns): the next token after ':' and up to 'e', else 'p'."""
-    after_colon = np.cumsum(rows[:, :-1] == COLON, axis=1, dtype=np.uint8) > 0
-    return np.where(after_colon, rows[:, 1:], PAD).astype(np.uint8)
+# ------------------------------------------------------------------------------------------------------------------------- splits
 
 
-# ------------------------------------------------------------------------------------------------------------- splits
-
-
-def stored_zeros(config, first, count):
-    """Return the zeros first … first + count - 1 from their file in data/, which is made where it is missing."""
-    values = stored_values(config, first, count)
-    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values)
-
-
-def zeros_in_memory(config, first, count):
-    """Return the zeros first … first + count - 1 straight from zeros_db: no file in data/ is read or written."""
-    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values_in_memory(config, first, count))
-
-
-def first_zeros(config):
-    """The zeros that tuning searches on, 1 … tuning.zeros, as (training part, validation part: the last tenth)."""
-    zeros = stored_zeros(config, 1, config.tuning.zeros)
-    split = len(zeros) - len(zeros) // 10
-    return zeros.part(slice(0, split)), zeros.part(slice(split, None))
+def interval(config, t):
+    """Return (first index, number of zeros) of interval t: [t·S, (t + 1)·S), without the index 0, where no zero is."""
+    size = config.data.interval_size
+    return (1, size - 1) if t == 0 else (t * size, size)
 
 
 def training_zeros(config, t):
@@ -222,18 +116,18 @@ def validation_zeros(config, t):
     zeros are left out of the draw, so that no test zero is seen before evaluation.
     """
     zeros = stored_zeros(config, *interval(config, t + 1))
-    kept_out = config.data.N if t == config.data.K else 0
+    num_test = config.data.N if t == config.data.K else 0
     size = validation_size(config.data)
     name = config.data_folder / f"validation_round_{t}_seed_{config.training.seed}.npy"
-    positions = stored_sample(name, zeros.indexes, kept_out, size)
+    positions = stored_sample(name, zeros.indexes, num_test, size)
     if positions is None:
         generator = np.random.default_rng(derive_seed(config.training.seed, VALIDATION_STREAM, t))
-        positions = kept_out + np.sort(generator.choice(len(zeros) - kept_out, size=size, replace=False))
+        positions = num_test + np.sort(generator.choice(len(zeros) - num_test, size=size, replace=False))
         write_values(name, zeros.indexes[positions])
-    return zeros.part(positions)
+    return zeros.subset(positions)
 
 
-def stored_sample(path, indexes, kept_out, size):
+def stored_sample(path, indexes, num_test, size):
     """Return positions in `indexes` of the sample stored at `path`, or None where it is missing or does not fit."""
     if not path.exists():
         return None
@@ -242,7 +136,7 @@ def stored_sample(path, indexes, kept_out, size):
         fits = bool((np.diff(sample) > 0).all())
     except ValueError:
         fits = False
-    if fits and indexes[kept_out] <= sample[0] and sample[-1] <= indexes[-1]:
+    if fits and indexes[num_test] <= sample[0] and sample[-1] <= indexes[-1]:
         return sample - indexes[0]
     log.warning("%s does not fit the settings or is damaged; moved to %s and drawn again", path.name, quarantine(path).name)
     return None
@@ -252,6 +146,24 @@ def test_zeros(config):
     """The test set: the first data.N zeros of interval K + 1, in a file of their own."""
     first, _ = interval(config, config.data.K + 1)
     return stored_zeros(config, first, config.data.N)
+
+
+def tuning_splits(config):
+    """The zeros that tuning searches on, 1 … tuning.zeros, as (training part, validation part: the last tenth)."""
+    zeros = stored_zeros(config, 1, config.tuning.zeros)
+    split = len(zeros) - len(zeros) // 10
+    return zeros.subset(slice(0, split)), zeros.subset(slice(split, None))
+
+
+def stored_zeros(config, first, count):
+    """Return the zeros first … first + count - 1 from their file in data/, which is made where it is missing."""
+    values = stored_values(config, first, count)
+    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values)
+
+
+def zeros_in_memory(config, first, count):
+    """Return the zeros first … first + count - 1 straight from zeros_db: no file in data/ is read or written."""
+    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values_in_memory(config, first, count))
 
 
 def require_zeros(config):
@@ -265,7 +177,259 @@ def require_zeros(config):
             raise UserError(f"{error} Lower data.K or data.interval_size, or name Platt's tables.") from error
 
 
-def interval(config, t):
-    """Return (first index, number of zeros) of interval t: [t·S, (t + 1)·S), without the index 0, where no zero is."""
-    size = config.data.interval_size
-    return (1, size - 1) if t == 0 else (t * size, size)
+# ----------------------------------------------------------------------------------------------------------------- interval files
+
+
+def stored_values(config, first, count):
+    """Return the values (count,) of these zeros from their file in data/, which is made where it is missing.
+
+    A file that is short, damaged, altered, or far from the smooth count is named in the log, moved aside, and made again.
+    """
+    require_writable(config.data_folder)
+    path = interval_file(config, first, count)
+    try:
+        return read_values(path, first, count)
+    except (FileNotFoundError, ValueError):
+        with exclusive_lock(config.data_folder / ".lock", f"process {os.getpid()}", wait=True):
+            return build_interval_file(config, path, first, count)
+
+
+def build_interval_file(config, path, first, count):
+    """Make the interval file `path` and return its values, unless another process has made it meanwhile."""
+    if path.exists():
+        try:
+            return read_values(path, first, count)
+        except ValueError as error:
+            log.warning("%s; moved to %s and made again", error, quarantine(path).name)
+    partial = path.with_suffix(".partial")
+    values = fetch_values(config, first, count, partial)
+    write_values(path, values)
+    partial.unlink(missing_ok=True)
+    return values
+
+
+def interval_file(config, first, count):
+    """The path of the file of these zeros, whether it is there or not."""
+    return config.data_folder / f"zeros_{first}_{count}.npy"
+
+
+def missing_zeros(config, intervals):
+    """Number of zeros in those of `intervals`, pairs (first, count), that have no file in data/ yet."""
+    return sum(count for first, count in intervals if not interval_file(config, first, count).exists())
+
+
+def fetch_ahead(config, first, count):
+    """Begin to make the file of an interval, if it is missing and large, in a process of its own beside the training.
+
+    A thread would not do: where zeros are taken one by one it keeps Python from giving the device its work. What goes
+    wrong there is met again, and said, when the interval is needed.
+    """
+    if count >= FETCH_AHEAD and not interval_file(config, first, count).exists():
+        with signals_blocked():
+            multiprocessing.get_context("spawn").Process(target=fetch_silently, args=(config, first, count), daemon=True).start()
+
+
+def fetch_silently(config, first, count):
+    unblock_signals()
+    sys.stderr = open(os.devnull, "w")  # the terminal belongs to the training's progress bar
+    stored_values(config, first, count)
+
+
+def fetch_values(config, first, count, partial):
+    """Return the values first … first + count - 1 from zeros_db, checked as they come, with a progress bar.
+
+    What has come is kept in the file `partial`, chunk by chunk, each with its checksum, so that after an interruption
+    at most one chunk is fetched again.
+    """
+    choose_source(config)
+    chunks = read_chunks(partial)
+    filled = sum(map(len, chunks))
+    if filled:
+        log.info("going on with %s after %s zeros", partial.name, f"{filled:,}")
+    with source_errors(first, count), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
+        zeros = zeros_from(first + filled, count - filled) if filled < count else iter(())
+        while len(chunk := values_of_pairs(itertools.islice(zeros, min(FETCH_CHUNK, count - filled + 1)), first + filled)):
+            chunks.append(chunk)
+            filled += len(chunk)
+            with disk_errors(partial), open(partial, "ab") as file:
+                file.write(with_digest(chunk.tobytes()))
+            bar.update(len(chunk))
+            if filled > count:
+                break
+    if filled != count:
+        partial.unlink(missing_ok=True)
+        given = f"{filled} zeros{' or more' if filled > count else ''}"
+        raise UserError(f"zeros_db gave {given} from index {first} on instead of {count}.")
+    try:
+        return checked(np.concatenate(chunks), first)
+    except UserError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read_chunks(partial):
+    """Return the whole chunks of an interrupted fetch as int64 arrays, and cut the file after the last of them."""
+    if not partial.exists():
+        return []
+    content, size = partial.read_bytes(), FETCH_CHUNK * 8 + DIGEST_SIZE
+    chunks = []
+    while (piece := without_digest(content[len(chunks) * size : (len(chunks) + 1) * size])) is not None:
+        chunks.append(np.frombuffer(piece, np.int64))
+    with open(partial, "r+b") as file:
+        file.truncate(len(chunks) * size)
+    return chunks
+
+
+def write_values(path, values):
+    """Write an int64 array to `path` in numpy's format with a SHA-256 of that at the end, which np.load leaves unread."""
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    with disk_errors(path), atomic_write(path) as file:
+        file.write(with_digest(buffer.getvalue()))
+
+
+def read_values(path, first, count):
+    """Return the int64 values (count,) of an interval file. Raises ValueError, naming the file, for anything odd."""
+    values = load_values(path, count)
+    check_values(values, first, str(path))
+    return values
+
+
+def load_values(path, count):
+    """Return the int64 array (count,) that write_values wrote. Raises ValueError, naming the file, where it is another."""
+    content = without_digest(path.read_bytes())
+    if content is None:
+        raise ValueError(f"{path} is damaged: its checksum does not match")
+    values = np.load(io.BytesIO(content), allow_pickle=False)
+    if values.dtype != np.int64 or values.shape != (count,):
+        raise ValueError(f"{path} holds {values.dtype} {values.shape} instead of {count} int64 values")
+    return values
+
+
+def with_digest(content):
+    return content + hashlib.sha256(content).digest()
+
+
+def without_digest(content):
+    """Return what with_digest was given, or None where the digest does not match."""
+    content, digest = content[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
+    return content if content and hashlib.sha256(content).digest() == digest else None
+
+
+@contextmanager
+def disk_errors(path):
+    """Turn an OSError within the block into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write {path} ({error.strerror}); free some space and run the same command again.") from error
+
+
+# ----------------------------------------------------------------------------------------------------------------------- zeros_db
+
+
+def values_in_memory(config, first, count):
+    """Return the values (count,) of the zeros first … first + count - 1 straight from zeros_db."""
+    choose_source(config)
+    with source_errors(first, count):
+        values = values_of_pairs(itertools.islice(zeros_from(first, count), count), first)
+    if len(values) != count:
+        raise UserError(f"zeros_db gave {len(values)} zeros from index {first} on instead of {count}.")
+    return checked(values, first)
+
+
+def choose_source(config):
+    """Tell zeros_db where Platt's tables are, if the settings name them."""
+    if config.data.platt_tables:
+        if not hasattr(zeros_db, "use_platt_tables"):
+            raise UserError('This zeros_db.py does not read Platt\'s tables; set data.platt_tables to "".')
+        zeros_db.use_platt_tables(str(config.folder / os.path.expanduser(config.data.platt_tables)))
+
+
+@contextmanager
+def source_errors(first, count):
+    """Turn what zeros_db, which may be the user's own, raises within the block into a UserError; give mpmath its precision back."""
+    with mpmath.workprec(mpmath.mp.prec):
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+            raise UserError(f"zeros_db could not give zeros {first} … {first + count - 1}: {reason}.") from error
+
+
+def zeros_from(first, count):
+    """Return an iterator over what zeros_db gives from index `first` on.
+
+    The LMFDB's reader, asked for the zero at a block's border, begins one too late. So where zero first + 1 comes first,
+    it is asked again from one zero before, and what comes before `first` is left out.
+    """
+    for earlier in (0, 1):
+        zeros = iter(zeros_db.zeros_starting_at_N(first - earlier, count + earlier))
+        zeros = itertools.dropwhile(lambda pair: pair[0] < first, zeros)
+        begin = next(zeros, None)
+        if begin is None or begin[0] != first + 1:
+            break
+    return itertools.chain([] if begin is None else [begin], zeros)
+
+
+def values_of_pairs(pairs, first):
+    """Return the int64 values of an iterator of (index, mpf). Raises UserError where an index is not first, first + 1, …
+
+    Pair by pair: in a list of them Python's garbage collector would spend as long as their computation takes.
+    """
+
+    def values():
+        for expected, (index, zero) in enumerate(pairs, first):
+            if index != expected:
+                raise UserError(f"zeros_db gave zero {index} where zero {expected} was expected.")
+            yield truncated_value(zero)
+
+    return np.fromiter(values(), np.int64)
+
+
+def truncated_value(zero):
+    """Return the int of ten-thousandths below the mpf `zero`, cut and not rounded, exactly.
+
+    Works on the number's own mantissa and exponent, so mpmath's working precision does not matter.
+    """
+    sign, mantissa, exponent, _ = zero._mpf_
+    if sign or not mantissa:
+        raise ValueError(f"{zero} is not a positive number")
+    return int(mantissa * SCALE >> -exponent if exponent < 0 else mantissa * SCALE << exponent)
+
+
+def checked(values, first):
+    """Return `values`. Raises UserError where they cannot be the zeros from index `first` on."""
+    try:
+        check_values(values, first, "zeros_db")
+    except ValueError as error:
+        raise UserError(f"{error}; rzz/src/zeros_db.py is not to be trusted here.") from error
+    return values
+
+
+def check_values(values, first, source):
+    """Raise ValueError where `values` are not increasing or lie far from where the smooth count expects them.
+
+    A zero is about S(t) mean spacings away from the smooth count, and |S(t)| was below 3.4 wherever anyone computed it
+    (Bober and Hiary, "New computations of the Riemann zeta function on the critical line", 2018). So a wrong digit
+    jumps out, and a list whose indexes are off by one is off by one spacing on the average, where the true zeros are
+    off by less than 0.02 over any 100.
+    """
+    if (np.diff(values) <= 0).any():
+        position = int(np.flatnonzero(np.diff(values) <= 0)[0])
+        raise ValueError(f"{source}: zero {first + position + 1} is not above zero {first + position}")
+    indexes = np.arange(first, first + len(values), dtype=np.int64)
+    smooth = smooth_zeros(indexes)
+    spacing = mean_spacing(smooth)
+    off = np.abs(values / SCALE - smooth) / spacing
+    if off.max(initial=0) > 4:
+        position = int(off.argmax())
+        raise ValueError(
+            f"{source}: zero {first + position} is given as {values[position] / SCALE}, "
+            f"{off[position]:.1f} mean spacings from {smooth[position]:.4f}, where the smooth count expects it"
+        )
+    drift = float(np.mean((values / SCALE - smooth) / spacing))
+    if len(values) >= 100 and abs(drift) > 0.5:
+        raise ValueError(f"{source}: zeros {first} … lie {drift:+.2f} mean spacings off on the average: the indexes are shifted")

@@ -23,10 +23,11 @@ from common.files import atomic_write, write_json_lines
 from common.logs import log, start_logging
 from common.text import format_duration, format_number
 from data_utils import interval, test_zeros, training_zeros
-from metrics_utils import baselines, measure_cells, sampled_predictions, scores
+from model.metrics import baselines, measure_cells, scores
+from model.network import build_model, cross_entropy_of, parameter_count
+from model.sampling import sampled_predictions
+from model.tokenizer import SCALE
 from model_card import write_model_card
-from training_utils import build_model, cross_entropy_of, parameter_count
-from zero_values import UNIT
 
 
 def main(argv=None):
@@ -89,7 +90,7 @@ def check(config, args):
     intervals = [(first, config.data.N), interval(config, config.data.K)]  # the second one for the baselines
     disk = disk_text(config, intervals)
     zeros, seconds_each = sample_zeros(config, *intervals[1])
-    zeros, options = zeros.part(slice(0, 64)), config.evaluation
+    zeros, options = zeros.subset(slice(0, 64)), config.evaluation
     seconds = seconds_of(lambda: sampled_predictions(model, zeros, options.runs, options.top_p, options.seed), device)
     report(device, reason, {
         "disk": disk,
@@ -116,7 +117,7 @@ def check_unseen(checkpoint, config, path):
 def prediction_lines(dataset, predictions):
     """Yield for each zero its index, its value, and what the model wrote in each run, None where it is not a number."""
     for index, value, runs in zip(dataset.indexes.tolist(), dataset.values.tolist(), predictions.tolist(), strict=True):
-        yield {"index": index, "true": value / UNIT, "predicted": [None if math.isnan(each) else each for each in runs]}
+        yield {"index": index, "true": value / SCALE, "predicted": [None if math.isnan(each) else each for each in runs]}
 
 
 def table(result):

@@ -16,9 +16,11 @@ import torch
 from common.config import HardwareProfile, ModelConfig, Throughput, TrainingConfig
 from common.devices import describe_device, fast_cores, synchronize
 from data_utils import RiemannZerosDataset
+from model.batches import iterate_batches
+from model.network import build_model, cross_entropy, logits_of, parameter_count
+from model.tokenizer import SCALE
 from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
-from training_utils import batches, build_model, cross_entropy, logits_of, make_optimizer, parameter_count, training_step
-from zero_values import UNIT
+from training_utils import make_optimizer, training_step
 from zeta.riemann_siegel import smooth_zeros
 
 # (d_model, layers, batch size): launching decides the first, arithmetic the last. Those compared are none of those fitted.
@@ -77,14 +79,14 @@ def positive_least_squares(matrix, goal):
 def some_zeros(count):
     """A dataset as wide as the rows of a long training, of numbers that are no zeros but as good for a clock."""
     indexes = np.arange(5_000_000, 5_000_000 + count, dtype=np.int64)
-    return RiemannZerosDataset(indexes, (smooth_zeros(indexes) * UNIT).astype(np.int64))
+    return RiemannZerosDataset(indexes, (smooth_zeros(indexes) * SCALE).astype(np.int64))
 
 
 def measured_step_seconds(model, size, device):
     """Seconds of one update of a model of these sizes with `size` zeros: CPU time on one thread, else by the clock."""
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     training, built = TrainingConfig(batch_size=size), build_model(model, seed=1).to(device)
-    batch = next(batches(built, some_zeros(size), size))
+    batch = next(iterate_batches(built, some_zeros(size), size))
     optimizer = make_optimizer(built, training)
     times = []
     while len(times) < UPDATES or sum(times) < SECONDS:
@@ -99,7 +101,7 @@ def measured_step_seconds(model, size, device):
 def measured_bytes(model, size):
     """Bytes that an update holds at once, counted on the CPU: weights, gradients, AdamW's averages, what autograd saves."""
     built = build_model(model, seed=1)
-    batch = next(batches(built, some_zeros(size), size))
+    batch = next(iterate_batches(built, some_zeros(size), size))
     parameters = {parameter.untyped_storage().data_ptr() for parameter in built.parameters()}
     saved = {}  # the tensors are held as well, so that no address is given out twice
 

@@ -35,8 +35,8 @@ from common.devices import choose_device, describe_device
 from common.logs import log, progress_bar, start_logging
 from common.text import format_duration
 from data_utils import zeros_in_memory
+from model.sampling import answer, predict
 from prediction_text import card, column_widths, table_head, table_line
-from prediction_utils import answer, predict
 
 ZEROS_AT_ONCE = 64  # predicted together, and shown as soon as they are
 LARGEST_RANGE = 1_000_000

@@ -2,7 +2,7 @@
 
     print(card(answer, trained=(1_000_000, 10_999_999), unknown=""))
 
-An answer is what prediction_utils.answer returns. A card fits 80 columns, as does a table of zeros up to 100,000,000, and both
+An answer is what model.sampling.answer returns. A card fits 80 columns, as does a table of zeros up to 100,000,000, and both
 are ASCII where standard output takes no more.
 """
 

@@ -16,7 +16,7 @@ import sys
 import numpy as np
 
 from common.config import UserError
-from metrics_utils import gue_spacing_density
+from model.metrics import gue_spacing_density
 
 WIDTH, HEIGHT = 4.8, 3.1  # inches: two beside each other on a desktop, one on a phone, both with text of about 10 points
 INK = "#010203"  # stands for the colour of text: black in PNG files, the page's own in svg_text

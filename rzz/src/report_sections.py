@@ -9,7 +9,8 @@ from collections import Counter
 import numpy as np
 
 from common.text import format_duration, format_number
-from metrics_utils import gue_share_below, measure_cells
+from model.metrics import gue_share_below, measure_cells
+from model.tokenizer import DECIMALS
 from report_pages import Figure, Figures, Heading, Paragraph, Sentences, Table
 from report_plots import (
     accuracy_map,
@@ -21,7 +22,6 @@ from report_plots import (
     speed_curve,
     tuning_map,
 )
-from zero_values import DECIMALS
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 ENDS = 5  # best and worst predictions that are shown

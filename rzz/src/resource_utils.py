@@ -7,7 +7,7 @@ that tuning.host gives (common.config.Throughput); host_utils.py measures that s
 """
 
 from common.config import CONTEXT
-from index_embedding import DISTANCES, NOTHING_LEFT, primes_up_to
+from model.index_embedding import DISTANCES, NOTHING_LEFT, primes_up_to
 
 BYTES = 4  # of a float32
 OPTIMIZER_COPIES = 4  # weights, gradients, and the two averages of AdamW

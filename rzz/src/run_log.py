@@ -15,9 +15,11 @@ from common.logs import log, training_log
 from common.processes import rank
 from common.text import format_duration
 from data_utils import interval
-from metrics_utils import baselines, sampled_predictions, scores
+from model.metrics import baselines, scores
+from model.network import cross_entropy_of, parameter_count
+from model.sampling import sampled_predictions
 from run_progress import place, steps_in_run, zeros_left
-from training_utils import cross_entropy_of, learning_rate_at, parameter_count
+from training_utils import learning_rate_at
 
 
 def describe_run(config, model, progress, device, reason):
@@ -35,9 +37,9 @@ def describe_run(config, model, progress, device, reason):
 
 def log_before_first_step(model, validation):
     """Show at once that model, data and generation fit together: a first loss beside that of guessing blindly."""
-    few = validation.part(slice(0, 256))
+    few = validation.subset(slice(0, 256))
     loss = cross_entropy_of(model, few).nats_per_token
-    sampled_predictions(model, few.part(slice(0, 2)), runs=1, top_p=0.9, seed=0)
+    sampled_predictions(model, few.subset(slice(0, 2)), runs=1, top_p=0.9, seed=0)
     training_log.info("loss before training %.4f nats per token; ln 16 = %.4f is guessing blindly", loss, math.log(16))
 
 
@@ -82,7 +84,7 @@ def log_validation(config, model, progress, training, validation):
     before = progress.validation if progress.validation and progress.validation["round"] == progress.round else None
     best = min(found.nats_per_token, before["best_loss"]) if before else found.nats_per_token
     row = progress.row or len(training)
-    recent = training.part(slice(max(0, row - settings.mse_zeros), row))
+    recent = training.subset(slice(max(0, row - settings.mse_zeros), row))
     measured = {}
     for name, zeros in (("training", recent), ("validation", mse_sample(config, validation))):
         seed = derive_seed(settings.seed, progress.step)
@@ -95,7 +97,7 @@ def log_validation(config, model, progress, training, validation):
 
 def mse_sample(config, validation):
     """The zeros of the validation sample that are written out for the logged MSE: about training.mse_zeros, evenly spread."""
-    return validation.part(slice(None, None, math.ceil(len(validation) / config.training.mse_zeros)))
+    return validation.subset(slice(None, None, math.ceil(len(validation) / config.training.mse_zeros)))
 
 
 def validation_text(progress):

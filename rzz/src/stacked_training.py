@@ -18,7 +18,8 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from common.devices import end_step, seed_device, to_cpu
-from training_utils import build_model, cross_entropy, learning_rate_at, make_optimizer
+from model.network import build_model, cross_entropy
+from training_utils import learning_rate_at, make_optimizer
 from transformer import evaluating
 
 AVERAGED_EPOCHS = 0.25  # over which the weights are averaged
@@ -107,7 +108,7 @@ class Stack:
         return vmap(loss, randomness="same")(parameters, self.rates)
 
     def step(self, batch):
-        """Make one update of every point from one batch, as training_utils.training_step does for one model.
+        """Make one update of every point from one batch, as training_step does for one model.
 
         But nothing is skipped: a point whose loss or gradient is once not finite is marked, and lost.
         """

@@ -35,13 +35,14 @@ from common.processes import (
     wrap_ddp,
 )
 from common.text import format_duration
-from data_utils import interval, require_zeros, training_zeros, validation_zeros
-from interval_files import fetch_ahead
+from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
+from model.batches import iterate_batches
+from model.network import build_model, parameter_count
 from model_card import write_model_card
 from run_files import check_fits, move_run_aside, refuse_to_overwrite, require_saved, save
 from run_log import cost, describe_run, keep_lines, log_before_first_step, log_round, log_training, log_validation, validation_text
 from run_progress import Clock, Progress, place, steps_in_run, steps_left, zeros_left
-from training_utils import batches, build_model, learning_rate_at, make_optimizer, parameter_count, training_step
+from training_utils import learning_rate_at, make_optimizer, training_step
 
 
 def main(argv=None):
@@ -121,7 +122,7 @@ def check(config, args):
     disk = disk_text(config, intervals, STATE_BYTES * parameter_count(model) * new)
 
     zeros, seconds_each = sample_zeros(config, *intervals[0])
-    batch = next(batches(model, zeros, config.training.batch_size))
+    batch = next(iterate_batches(model, zeros, config.training.batch_size))
     trained = compiled(model, device, config.training.compile)
     rate = learning_rate_at(progress.step, steps_in_run(progress, config), config.training)
     losses = []
@@ -163,7 +164,7 @@ def train(config, model, optimizer, progress, device, stop):
                 log_round(config, model, progress, training, validation)
             clock = Clock(progress, device)
             while progress.epoch < settings.epochs:
-                for batch in batches(model, training, settings.batch_size, progress.row, rank(), world_size()):
+                for batch in iterate_batches(model, training, settings.batch_size, progress.row, rank(), world_size()):
                     rate = learning_rate_at(progress.step, total_steps, settings)
                     loss, parts = step_within_memory(config, trained, model, optimizer, batch, rate, progress, parts)
                     losses.append(loss)

@@ -26,10 +26,12 @@ from common.files import exclusive_lock
 from common.logs import log, start_logging
 from common.processes import catch_stop_signals
 from common.text import format_duration
-from data_utils import first_zeros
+from data_utils import tuning_splits
 from host_utils import measured_host
+from model.batches import iterate_batches
+from model.network import build_model
 from resource_utils import training_hours
-from training_utils import batches, build_model, make_optimizer, training_step
+from training_utils import make_optimizer, training_step
 from tuning_display import SearchProgress, axis_table, description, ranking_table, state_gb
 from tuning_utils import Ledger, beaten, better_part, grid_of, ranking, rungs_of, same_batch_size
 from tuning_workers import drop_states, finished, state_folder, tasks_of, tuning_device, worker_pool
@@ -72,7 +74,7 @@ def check(config, device, reason):
     disk = disk_text(config, [(1, config.tuning.zeros)], 1e9 * state_gb(config, grid_of(config).points))
     zeros, seconds_each = sample_zeros(config, 1, config.tuning.zeros)
     training, model = config.training, build_model(config.model, config.training.seed).to(device)
-    optimizer, batch = make_optimizer(model, training), next(batches(model, zeros, training.batch_size))
+    optimizer, batch = make_optimizer(model, training), next(iterate_batches(model, zeros, training.batch_size))
     seconds = seconds_of(lambda: training_step(model, optimizer, batch, 0.0, training.gradient_clip, (training.seed, 0)), device)
     steps = math.ceil(0.9 * config.tuning.zeros / training.batch_size)
     report(device, reason, {
@@ -123,7 +125,7 @@ def write_winner(config, winner, overrides):
 
 def search(config, grid, ledger, device, stop):
     """Train every point of the grid for the first rung and the better part for the next ones; leave early where `stop` says so."""
-    training, validation = first_zeros(config)
+    training, validation = tuning_splits(config)
     contenders = grid.points
     with worker_pool(config, device, training, validation) as submit, SearchProgress(config, ledger, device) as progress:
         for rung in rungs_of(config):

@@ -26,10 +26,12 @@ from checkpoint_utils import write_torch_file
 from common.config import UserError
 from common.devices import device_count, device_of_worker, fast_cores, is_out_of_memory, tune_glibc_malloc
 from common.processes import signals_blocked, unblock_signals
-from metrics_utils import sampled_predictions, scores
+from model.batches import iterate_batches
+from model.metrics import scores
+from model.network import VALIDATION_BATCH
+from model.sampling import sampled_predictions
 from resource_utils import columns, flops_per_zero, memory_gb, step_seconds
 from stacked_training import Stack
-from training_utils import VALIDATION_BATCH, batches
 from tuning_utils import Point, goal, labels, searched_settings
 
 STACKED_FLOPS = 6e8  # of a step on a CPU: beyond, arithmetic outweighs launching and the caches are too small
@@ -225,8 +227,8 @@ def train_stack(task, config, device, training, validation, stopped):
         states = [read_state(path) for path in task.files]
         stack.load_states([state["stack"] for state in states])
         curves = [state["curve"] for state in states]
-    learned = list(batches(stack.model, training, size))
-    checks = list(batches(stack.model, validation, min(VALIDATION_BATCH, len(validation))))
+    learned = list(iterate_batches(stack.model, training, size))
+    checks = list(iterate_batches(stack.model, validation, min(VALIDATION_BATCH, len(validation))))
     for _ in range(task.first_epoch, task.last_epoch):
         for batch in learned:
             if stopped():
@@ -252,7 +254,7 @@ def result_of(stack, member, curve, config, validation):
     training = stack.members[member].training
     first, last = stack.first_losses[member].item(), torch.stack(stack.last_losses)[:, member].tolist()
     found = labels(first, last, bool(stack.finite[member]), curve[-1])
-    some = validation.part(slice(None, None, math.ceil(len(validation) / training.mse_zeros)))
+    some = validation.subset(slice(None, None, math.ceil(len(validation) / training.mse_zeros)))
     measured = {"mse": None, "readable": 0.0}
     if found["stable"]:
         measured = scores(sampled_predictions(stack.averaged_model(member), some, 1, config.evaluation.top_p, training.seed), some)

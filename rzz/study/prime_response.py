@@ -21,8 +21,8 @@ from common.cli import run_script, stage_parser
 from common.config import UserError, load_config
 from common.logs import start_logging
 from data_utils import interval, stored_zeros
-from metrics_utils import sampled_predictions
-from zero_values import UNIT
+from model.sampling import sampled_predictions
+from model.tokenizer import SCALE
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 TABLE_PRIMES = (2, 3, 5, 7, 11, 13, 31, 101, 499, 997)
@@ -50,7 +50,7 @@ def main():
     angles = smooth[:, None] * np.log(primes)
     waves = np.concatenate([np.ones((len(smooth), 1)), np.cos(angles), np.sin(angles)], axis=1)
     fits = {}
-    for name, values in (("model", predicted), ("zeros", zeros.values / UNIT)):
+    for name, values in (("model", predicted), ("zeros", zeros.values / SCALE)):
         offsets = np.clip((values - smooth) / mean_spacing(smooth), -2, 2)  # one wrong leading digit must not decide the fit
         coefficients = np.linalg.lstsq(waves, offsets, rcond=None)[0]
         fits[name] = coefficients[1 : 1 + len(primes)], coefficients[1 + len(primes) :]

@@ -50,9 +50,9 @@ def fresh_logging():
 
 def batch_of(model, dataset, size):
     """The first Batch of `size` zeros."""
-    from training_utils import batches
+    from model.batches import iterate_batches
 
-    return next(batches(model, dataset, size))
+    return next(iterate_batches(model, dataset, size))
 
 
 def whole_rows(model, rows, indexes):

@@ -17,8 +17,10 @@ from check_utils import disk_text, seconds_of, zeros_text
 from checkpoint_utils import make_checkpoint, save_checkpoint
 from common.config import UserError, load_config
 from data_utils import zeros_in_memory
+from model.batches import iterate_batches
+from model.network import build_model, parameter_count
 from run_progress import Progress
-from training_utils import batches, build_model, make_optimizer, parameter_count, training_step
+from training_utils import make_optimizer, training_step
 
 STAGES = {"tune": tune_hyper_parameters, "train": train, "evaluate": evaluate, "predict": predict}
 
@@ -145,7 +147,7 @@ def test_a_checkpoint_takes_12_bytes_a_parameter(run_folder):
     config = load_config(run_folder / "config.json", ["model.d_model=128", "model.num_layers=2"])
     model = build_model(config.model, 1)
     optimizer = make_optimizer(model, config.training)
-    batch = next(batches(model, zeros_in_memory(config, 1, 8), 8))
+    batch = next(iterate_batches(model, zeros_in_memory(config, 1, 8), 8))
     training_step(model, optimizer, batch, 1e-3, 1.0, (1, 0))
     save_checkpoint(make_checkpoint(model, optimizer, Progress(1), config, torch.device("cpu")), run_folder / "last.pt")
     size = (run_folder / "last.pt").stat().st_size

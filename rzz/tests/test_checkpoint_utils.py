@@ -11,8 +11,9 @@ import checkpoint_utils
 from checkpoint_utils import checksum, latest_checkpoint, load_checkpoint, make_checkpoint, restore, save_checkpoint, trained_model
 from common.config import Config, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
+from model.network import build_model
 from run_progress import Progress
-from training_utils import build_model, make_optimizer, training_step
+from training_utils import make_optimizer, training_step
 
 ZEROS = RiemannZerosDataset([10, 11, 12], [497738, 529703, 564462])
 

@@ -1,105 +1,281 @@
-"""The specification's literal rows, tokens and trajectories, and that whole intervals are encoded like single zeros."""
+"""Interval files are whole, checked and resumable, and a user's own zeros_db is read without trust in it."""
+
+import multiprocessing
+import sqlite3
+import time
+from contextlib import contextmanager
 
 import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import SMALL_RUN, write_config
 
 import data_utils
-from common.config import CONTEXT
+import zeros_db
+from common.config import CONTEXT, UserError, load_config
 from data_utils import (
     RiemannZerosDataset,
     decode,
-    decode_rows,
-    encode,
-    encode_prompts,
-    encode_rows,
-    row_text,
+    fetch_ahead,
+    interval,
+    require_zeros,
+    stored_zeros,
+    training_zeros,
     trajectories,
+    truncated_value,
     vocabulary,
 )
-from zero_values import truncated_value
+from model.tokenizer import PAD
 
-SPECIFIED_ZEROS = [
-    (10, "49.7738324776723021819167846785638367196"),
-    (11, "52.9703214777144606441472966088808215661"),
-    (12, "56.4462476970633948043677594767060321269"),
-]
-SPECIFIED_ROWS = [
-    "b10:49.7738epppppppppppppppppppp",
-    "b11:52.9703epppppppppppppppppppp",
-    "b12:56.4462epppppppppppppppppppp",
-]
+NAME = "zeros_300_300.npy"
 
 
-def test_vocabulary_is_the_specified_one_in_its_order():
-    assert vocabulary == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", ".", ":", "b", "e", " ", "p"]
+@pytest.fixture
+def config(tmp_path):
+    return load_config(write_config(tmp_path, SMALL_RUN))
 
 
-def test_specified_zeros_become_the_specified_rows():
-    with mpmath.workdps(40):
-        zeros = [(index, mpmath.mpf(text)) for index, text in SPECIFIED_ZEROS]
-    assert [row_text(index, truncated_value(zero)) for index, zero in zeros] == SPECIFIED_ROWS
-    rows = encode_rows([index for index, _ in zeros], [truncated_value(zero) for _, zero in zeros])
-    assert [decode(row) for row in rows] == SPECIFIED_ROWS
+def true_values(first, count):
+    return [truncated_value(zero) for _, zero in zeros_db.zeros_starting_at_N(first, count)]
 
 
-def test_specified_example_is_tokenized_character_by_character():
-    tokens = ["b", "4", "9", "3", "5", ":", "3", "8", "4", "7", ".", "2", "3", "4", "4", "e"] + ["p"] * 16
-    assert [vocabulary[token] for token in encode(row_text(4935, 38472344))] == tokens
+def test_an_interval_is_one_file_that_numpy_reads(config):
+    dataset = training_zeros(config, 1)
+    assert dataset.indexes.tolist() == list(range(300, 600))
+    assert dataset.values.tolist() == true_values(300, 300)
+    assert np.load(config.data_folder / NAME, allow_pickle=False).tolist() == dataset.values.tolist()
+    assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
 
 
-def test_specified_trajectories_come_in_their_order():
-    assert list(trajectories("b1:23.4567e")) == [
-        ("b1:", "2"), ("b1:2", "3"), ("b1:23", "."), ("b1:23.", "4"),
-        ("b1:23.4", "5"), ("b1:23.45", "6"), ("b1:23.456", "7"), ("b1:23.4567", "e"),
-    ]  # fmt: skip
+def test_the_interval_after_next_is_made_by_another_process_and_whoever_needs_it_waits(config, monkeypatch):
+    monkeypatch.setattr(data_utils, "FETCH_AHEAD", 300)
+    fetch_ahead(config, *interval(config, 1))
+    (process,) = multiprocessing.active_children()
+    lock = config.data_folder / ".lock"
+    while process.is_alive() and not (lock.exists() and lock.read_text()):  # it says who holds it
+        time.sleep(0.01)
+    monkeypatch.setattr(data_utils, "fetch_values", lambda *arguments: pytest.fail("it is being fetched already"))
+    assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
+    process.join()
+    assert process.exitcode == 0
+    fetch_ahead(config, *interval(config, 1))
+    assert not multiprocessing.active_children()
 
 
-def test_a_character_outside_the_vocabulary_is_an_error():
-    with pytest.raises(ValueError, match="'x'"):
-        encode("b1x")
+def test_a_damaged_file_that_another_process_mends_first_is_taken_as_it_is(config, monkeypatch):
+    values, path = training_zeros(config, 1).values.tolist(), config.data_folder / NAME
+    good = path.read_bytes()
+    path.write_bytes(good[:-5])
+
+    @contextmanager
+    def lock_after_another_process(*arguments, **options):
+        path.write_bytes(good)
+        yield
+
+    monkeypatch.setattr(data_utils, "exclusive_lock", lock_after_another_process)
+    monkeypatch.setattr(data_utils, "fetch_values", lambda *arguments: pytest.fail("it is there already"))
+    assert training_zeros(config, 1).values.tolist() == values
+    assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
 
 
-@pytest.mark.parametrize("decimals, value", [("25.01085758", 250108), ("21.02203963", 210220), ("0.99999999", 9999)])
-def test_values_are_cut_and_not_rounded(decimals, value):
-    assert truncated_value(mpmath.mpf(decimals)) == value
+def test_small_intervals_are_not_fetched_ahead(config):
+    fetch_ahead(config, *interval(config, 1))
+    assert not multiprocessing.active_children()
 
 
-def test_cutting_does_not_depend_on_the_working_precision():
-    with mpmath.workdps(60):
-        just_below = mpmath.mpf("14.1346999999999999999999999999999999999999")
-    with mpmath.workdps(5):
-        assert truncated_value(just_below) == 141346
+def test_the_first_interval_begins_with_zero_1(config):
+    assert training_zeros(config, 0).indexes.tolist() == list(range(1, 300))
 
 
-zeros = st.lists(st.tuples(st.integers(1, 10**12 - 1), st.integers(1, 10**15)), min_size=1, max_size=30)
+@pytest.mark.parametrize("damage", [
+    lambda content: b"",
+    lambda content: content[:500],
+    lambda content: content + b"x",
+    lambda content: content[:300] + bytes([content[300] ^ 1]) + content[301:],
+])  # fmt: skip
+def test_a_damaged_or_altered_file_is_named_moved_aside_and_made_again(config, damage, caplog):
+    good = training_zeros(config, 1)
+    path = config.data_folder / NAME
+    content = path.read_bytes()
+    path.write_bytes(damage(content))
+    assert (training_zeros(config, 1).values == good.values).all()
+    assert NAME in caplog.text and path.read_bytes() == content
+    assert (config.data_folder / f"{NAME}.bad-1").read_bytes() == damage(content)
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
-@given(zeros)
-def test_interval_encoding_equals_encoding_one_zero_at_a_time_and_decodes_back(pairs):
-    indexes, values = np.array(pairs, np.int64).T
-    rows = encode_rows(indexes, values)
-    assert [decode(row) for row in rows] == [row_text(index, value) for index, value in pairs]
-    back = decode_rows(rows)
-    assert (back[0] == indexes).all() and (back[1] == values).all()
+@pytest.mark.parametrize("change", [
+    lambda values: np.sort(values)[::-1].copy(),
+    lambda values: values + 100_000,
+    lambda values: values[:-1],
+    lambda values: np.where(np.arange(len(values)) == 7, values[6], values),
+    lambda values: values.astype(np.float64),
+])  # fmt: skip
+def test_a_file_of_other_numbers_is_not_believed_even_with_a_right_checksum(config, change):
+    good = training_zeros(config, 1)
+    data_utils.write_values(config.data_folder / NAME, change(good.values))
+    assert (training_zeros(config, 1).values == good.values).all()
+    assert (config.data_folder / f"{NAME}.bad-1").exists()
 
 
-def test_a_row_that_does_not_fit_names_its_zero():
-    with pytest.raises(ValueError, match="b1000000000000:"):
-        encode_rows([10**12], [10**16])
+def interrupted_after(count, error):
+    def zeros_starting_at_N(N, number_of_zeros):
+        for given, pair in enumerate(zeros_db_zeros(N, number_of_zeros)):
+            if given == count:
+                raise error
+            yield pair
+
+    zeros_db_zeros = zeros_db.zeros_starting_at_N
+    return zeros_starting_at_N
 
 
-def test_prompts_are_the_rows_up_to_the_colon():
-    indexes = np.array([7, 1234, 99, 10, 12])
-    texts = {}
-    for positions, prompts in encode_prompts(indexes):
-        for position, prompt in zip(positions, prompts, strict=True):
-            texts[int(position)] = decode(prompt)
-    assert [texts[k] for k in range(5)] == ["b7:", "b1234:", "b99:", "b10:", "b12:"]
+def test_an_interrupted_fetch_goes_on_and_loses_at_most_a_chunk(config, monkeypatch):
+    monkeypatch.setattr(data_utils, "FETCH_CHUNK", 64)
+    with monkeypatch.context() as patch:
+        patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(150, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            training_zeros(config, 1)
+    with open(config.data_folder / "zeros_300_300.partial", "ab") as file:
+        file.write(b"half a chunk, torn by a power cut")
+
+    asked = []
+    zeros = zeros_db.zeros_starting_at_N
+    monkeypatch.setattr(zeros_db, "zeros_starting_at_N", lambda N, count: asked.append((N, count)) or zeros(N, count))
+    assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
+    assert asked[0] == (300 + 128, 300 - 128)
+    assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
+
+
+def test_an_altered_partial_file_is_not_believed(config, monkeypatch):
+    monkeypatch.setattr(data_utils, "FETCH_CHUNK", 64)
+    with monkeypatch.context() as patch:
+        patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(250, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            training_zeros(config, 1)
+    partial = config.data_folder / "zeros_300_300.partial"
+    content = bytearray(partial.read_bytes())
+    content[700] ^= 1
+    partial.write_bytes(content)
+    assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
+
+
+def use(monkeypatch, function):
+    monkeypatch.setattr(zeros_db, "zeros_starting_at_N", function)
+
+
+def test_a_users_generator_that_changes_mpmaths_precision_works(config, monkeypatch):
+    own = zeros_db.zeros_starting_at_N
+
+    def zeros_starting_at_N(N, number_of_zeros):
+        mpmath.mp.prec = 300
+        yield from own(N, number_of_zeros)
+
+    before = mpmath.mp.prec
+    expected = true_values(300, 300)
+    use(monkeypatch, zeros_starting_at_N)
+    assert training_zeros(config, 1).values.tolist() == expected
+    assert mpmath.mp.prec == before
+
+
+@pytest.mark.parametrize("border", [300, 364])
+def test_a_users_reader_that_begins_one_zero_late_at_a_border_works(config, monkeypatch, border):
+    own = zeros_db.zeros_starting_at_N
+
+    def like_the_lmfdb(N, number_of_zeros):
+        return own(N + 1 if N == border else N, number_of_zeros)
+
+    monkeypatch.setattr(data_utils, "FETCH_CHUNK", 64)
+    if border == 364:  # the first chunk has come before
+        with monkeypatch.context() as patch:
+            patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(64, KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                training_zeros(config, 1)
+    use(monkeypatch, like_the_lmfdb)
+    values = training_zeros(config, 1).values.tolist()
+    monkeypatch.undo()
+    assert values == true_values(300, 300)
+
+
+def test_a_list_works_as_well_as_a_generator(config, monkeypatch):
+    pairs = list(zeros_db.zeros_starting_at_N(300, 300))
+    use(monkeypatch, lambda N, count: pairs)
+    assert training_zeros(config, 1).values.tolist() == [truncated_value(zero) for _, zero in pairs]
+
+
+@pytest.mark.parametrize("spoil, says", [
+    (lambda pairs: pairs[1:], "zero 301 where zero 300"),
+    (lambda pairs: pairs[:100] + pairs[101:], "zero 401 where zero 400"),
+    (lambda pairs: pairs[:-1], "299 zeros"),
+    (lambda pairs: pairs + [(600, pairs[-1][1] + 1)], "301 zeros"),
+    (lambda pairs: [(index, zero + 8) for index, zero in pairs], "smooth count"),
+    (lambda pairs: [(index, zero + 1) for index, zero in pairs], "shifted"),
+    (lambda pairs: [(index, zero if index != 350 else zero - 3) for index, zero in pairs], "zero 350"),
+    (lambda pairs: [(i, pairs[k + 1][1]) for k, (i, _) in enumerate(pairs[:-1])] + [(599, pairs[-1][1] + 1)], "shifted"),
+    (lambda pairs: [(index, -zero) for index, zero in pairs], "positive"),
+    (lambda pairs: [], "0 zeros"),
+])  # fmt: skip
+def test_a_users_zeros_that_are_wrong_are_refused_with_what_is_wrong(config, monkeypatch, spoil, says):
+    pairs = list(zeros_db.zeros_starting_at_N(300, 300))
+    use(monkeypatch, lambda N, count: iter(spoil(pairs)))
+    with pytest.raises(UserError, match=says):
+        training_zeros(config, 1)
+    assert not (config.data_folder / NAME).exists()
+
+
+def test_a_zeros_db_that_never_ends_is_stopped_and_after_its_repair_all_is_well(config, monkeypatch):
+    own = zeros_db.zeros_starting_at_N
+    asked = []
+
+    def endless(N, number_of_zeros):
+        for pair in own(N, 10**6):
+            asked.append(pair)
+            yield pair
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zeros_db, "zeros_starting_at_N", endless)
+        with pytest.raises(UserError, match="or more"):
+            training_zeros(config, 1)
+    assert len(asked) == 301
+    assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
+
+
+@pytest.mark.parametrize("error", [ArithmeticError("no count"), TypeError("odd"), KeyError("gone"), sqlite3.Error("no database")])
+def test_what_a_zeros_db_raises_is_told_in_one_line(config, monkeypatch, error):
+    use(monkeypatch, interrupted_after(3, error))
+    with pytest.raises(UserError, match=str(error)):
+        training_zeros(config, 1)
+
+
+def test_a_zeros_db_that_refuses_or_has_no_such_function_is_found_out_before_anything_is_trained(config, monkeypatch):
+    use(monkeypatch, interrupted_after(0, sqlite3.Error("unable to open database file")))
+    with pytest.raises(UserError, match="unable to open database file"):
+        require_zeros(config)
+    monkeypatch.delattr(zeros_db, "zeros_starting_at_N")
+    with pytest.raises(UserError, match="zeros_starting_at_N"):
+        require_zeros(config)
+
+
+def test_a_height_that_cannot_be_computed_is_said_before_anything_is_trained(config):
+    config.data.interval_size, config.data.K = 1_000_000, 98
+    require_zeros(config)
+    config.data.K = 99
+    with pytest.raises(UserError, match="Lower data.K"):
+        require_zeros(config)
+
+
+def test_platt_tables_are_asked_for_only_where_the_settings_name_them(config, monkeypatch):
+    used = []
+    monkeypatch.setattr(zeros_db, "use_platt_tables", used.append)
+    stored_zeros(config, 20, 5)
+    assert used == []
+    config.data.platt_tables = "/tables"
+    stored_zeros(config, 20, 6)
+    config.data.platt_tables = "tables"
+    stored_zeros(config, 20, 7)
+    assert used == ["/tables", str(config.folder / "tables")]
+
+
+# ----------------------------------------------------------------------------------------------------------------------- dataset
 
 
 def some_zeros():
@@ -110,7 +286,7 @@ def test_an_items_targets_are_exactly_its_trajectories():
     dataset = some_zeros()
     inputs, targets = dataset[1]
     assert inputs.shape == targets.shape == (CONTEXT - 1,) and inputs.dtype == torch.int64
-    found = [(decode(inputs[: k + 1]), vocabulary[target]) for k, target in enumerate(targets) if target != data_utils.PAD]
+    found = [(decode(inputs[: k + 1]), vocabulary[target]) for k, target in enumerate(targets) if target != PAD]
     assert found == list(trajectories("b10:49.7738e"))
 
 
@@ -119,4 +295,4 @@ def test_batches_are_contiguous_and_the_last_one_is_filled_with_rows_without_los
     inputs, targets, indexes = dataset.batch(2, 4)
     assert inputs.shape == targets.shape == (4, len("b11:52.9703e") - 1)
     assert decode(inputs[0]) == "b11:52.9703" and indexes.tolist() == [11, 11, 11, 11]
-    assert (targets[1:] == data_utils.PAD).all() and (targets[0] != data_utils.PAD).any()
+    assert (targets[1:] == PAD).all() and (targets[0] != PAD).any()

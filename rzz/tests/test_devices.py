@@ -26,8 +26,9 @@ from common.devices import (
     to_cpu,
 )
 from data_utils import RiemannZerosDataset
-from metrics_utils import sampled_predictions
-from training_utils import build_model, cross_entropy_of, make_optimizer, training_step
+from model.network import build_model, cross_entropy_of
+from model.sampling import sampled_predictions
+from training_utils import make_optimizer, training_step
 
 ZEROS = RiemannZerosDataset([10, 11, 12], [497738, 529703, 564462])
 

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import host_utils
 from common.config import INDEX_EMBEDDINGS, ModelConfig, Throughput
 from host_utils import fitted_speed, measured_bytes, some_zeros
+from model.network import build_model, cross_entropy, logits_of
 from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
-from training_utils import build_model, cross_entropy, logits_of
 
 MODELS = [
     ModelConfig(d_model=32, num_layers=1, num_heads=2, index_embedding="smooth"),

@@ -4,17 +4,17 @@ import mpmath
 import numpy as np
 import pytest
 
-from data_utils import encode, row_text
-from index_embedding import (
+from model.index_embedding import (
     LOWEST,
     NEXT_IS_END,
     NEXT_IS_POINT,
     NOTHING_LEFT,
-    left_to_write,
     position_from_colon,
     prime_phases,
     primes_up_to,
+    residual_features,
 )
+from model.tokenizer import encode, row_text
 
 
 def tokens_of(*texts):
@@ -23,7 +23,7 @@ def tokens_of(*texts):
 
 
 def codes(text, smooth):
-    code, _, _, distance = left_to_write(tokens_of(text), np.array([smooth]))
+    code, _, _, distance = residual_features(tokens_of(text), np.array([smooth]))
     return code[0].tolist(), distance[0]
 
 
@@ -64,7 +64,7 @@ def test_a_carry_shows_as_a_digit_beyond_nine_or_below_zero(text, expected):
     ("b99:81890.", 81889.9634, -1, 0, 0.0366),
 ])  # fmt: skip
 def test_the_digit_across_the_nearer_multiple_is_told_with_how_possible_it_is(text, smooth, digit, other, spacings):
-    code, across, weight, _ = left_to_write(tokens_of(text), np.array([smooth]))
+    code, across, weight, _ = residual_features(tokens_of(text), np.array([smooth]))
     assert (int(code[0, -1]) + LOWEST, int(across[0, -1]) + LOWEST) == (digit, other)
     spacing = 2 * np.pi / np.log(smooth / (2 * np.pi))
     assert weight[0, -1] == pytest.approx(max(0, 1 - spacings / spacing / 2), abs=1e-5)
@@ -91,7 +91,7 @@ def test_columns_from_start_are_the_last_columns_of_all():
     tokens = tokens_of(row_text(10, 497738), row_text(1234, 16543210))
     smooth = np.array([50.2, 1655.0])
     for start in (1, 7, 20):
-        for whole, part in zip(left_to_write(tokens, smooth), left_to_write(tokens, smooth, start), strict=True):
+        for whole, part in zip(residual_features(tokens, smooth), residual_features(tokens, smooth, start), strict=True):
             assert (whole[:, start:] == part).all()
 
 

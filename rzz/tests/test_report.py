@@ -17,10 +17,10 @@ import train
 import tune_hyper_parameters
 from common.config import UserError, load_config
 from data_utils import validation_zeros
-from metrics_utils import gue_share_below, gue_spacing_density
+from model.metrics import gue_share_below, gue_spacing_density
+from model.tokenizer import SCALE
 from report_pages import Figures, Sentences, Table
 from report_sections import evaluation_section, prediction_blocks, sentence, training_section, tuning_section
-from zero_values import UNIT
 from zeta.riemann_siegel import smooth_zeros
 
 
@@ -261,7 +261,7 @@ def test_each_round_logs_the_smooth_counts_error_on_the_zeros_of_its_validation(
     for line in lines(finished, "training.jsonl"):
         if line["kind"] == "round":
             zeros = validation_zeros(config, line["round"])  # 30 of them, of which every sixth is written out for the MSE
-            errors = (smooth_zeros(zeros.indexes) - zeros.values / UNIT)[::6]
+            errors = (smooth_zeros(zeros.indexes) - zeros.values / SCALE)[::6]
             assert line["mse_baselines"]["smooth count"] == pytest.approx((errors**2).mean())
 
 

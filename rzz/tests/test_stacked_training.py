@@ -9,8 +9,10 @@ import torch
 from common.config import Config, ModelConfig, TrainingConfig
 from common.devices import seed_device
 from data_utils import RiemannZerosDataset
+from model.batches import iterate_batches
+from model.network import build_model, cross_entropy_of
 from stacked_training import Stack, with_stacked_dropout
-from training_utils import batches, build_model, cross_entropy_of, learning_rate_at, make_optimizer, training_step
+from training_utils import learning_rate_at, make_optimizer, training_step
 from zeta.riemann_siegel import smooth_zeros
 
 SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=24, max_prime=30)
@@ -31,7 +33,7 @@ def member(learning_rate, dropout, **model):
 
 def train(members, steps=STEPS, stack=None):
     stack = stack or Stack(members, steps_per_epoch=40, device=DEVICE)
-    ready = list(batches(stack.model, some_zeros(), SIZE))
+    ready = list(iterate_batches(stack.model, some_zeros(), SIZE))
     for _ in range(steps):
         stack.step(ready[stack.steps % 15])
     return stack
@@ -66,7 +68,7 @@ def test_a_stack_of_one_makes_the_updates_of_a_plain_training(dropout):
     one = member(0.003, dropout)
     stack = train([one])
     model = build_model(one.model, one.training.seed).to(DEVICE)
-    optimizer, ready = make_optimizer(model, one.training), list(batches(model, some_zeros(), SIZE))
+    optimizer, ready = make_optimizer(model, one.training), list(iterate_batches(model, some_zeros(), SIZE))
     if dropout:
         for name in with_stacked_dropout(model):
             model.get_buffer(name).fill_(dropout)
@@ -104,7 +106,7 @@ def test_a_stack_that_goes_on_from_its_state_is_the_same_bit_for_bit():
 
 def test_scores_of_a_stack_are_those_of_its_averaged_models():
     stack, dataset = train([member(0.001, 0.2), member(0.01, 0.0)], 20), some_zeros()
-    for place, nats in enumerate(stack.nats_per_zero(list(batches(stack.model, dataset, 50)), len(dataset))):
+    for place, nats in enumerate(stack.nats_per_zero(list(iterate_batches(stack.model, dataset, 50)), len(dataset))):
         assert nats == pytest.approx(cross_entropy_of(stack.averaged_model(place), dataset).nats_per_zero, rel=1e-5)
 
 

@@ -18,7 +18,8 @@ from conftest import SMALL_RUN, SRC, write_config
 
 import data_utils
 from common.config import load_config
-from data_utils import decode, interval, row_text, training_zeros, validation_zeros
+from data_utils import interval, training_zeros, validation_zeros
+from model.tokenizer import decode, row_text
 
 LONG_RUN = {**SMALL_RUN, "training": {**SMALL_RUN["training"], "epochs": 16}}
 

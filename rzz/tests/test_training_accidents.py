@@ -19,7 +19,9 @@ from common.config import ModelConfig, TrainingConfig, UserError
 from common.devices import FusedAdamW, fused_adamw
 from common.logs import LogFile, add_handler, log, terminal
 from data_utils import RiemannZerosDataset
-from training_utils import build_model, make_optimizer, training_step
+from model import network
+from model.network import build_model
+from training_utils import make_optimizer, training_step
 
 ZEROS = RiemannZerosDataset([9, 10, 11, 12, 13], [480051, 497738, 529703, 564462, 593470])
 SMALL = ModelConfig(d_model=16, num_layers=1, num_heads=2, max_prime=10)
@@ -141,7 +143,7 @@ def test_out_of_memory_halves_what_is_computed_at_a_time_and_the_run_is_the_same
     other = write_config(tmp_path / "other", SMALL_RUN)
     no_dropout = ("--set", "model.dropout=0")
     training(other, *no_dropout)
-    real = training_utils.logits_of
+    real = network.logits_of
     monkeypatch.setattr(train, "compiled", lambda model, device, setting: Compiled(model))
 
     def too_much_for_20(model, batch, *dtype):

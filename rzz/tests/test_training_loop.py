@@ -12,7 +12,8 @@ import train
 from checkpoint_utils import load_checkpoint
 from common.config import load_config
 from common.devices import compile_failure
-from data_utils import PAD, decode, validation_zeros
+from data_utils import validation_zeros
+from model.tokenizer import PAD, decode
 from training_utils import learning_rate_at
 
 

@@ -8,21 +8,14 @@ import torch
 from conftest import batch_of, whole_rows
 from torch.nn import functional as F
 
-import training_utils
 from common.config import INDEX_EMBEDDINGS, Config, ModelConfig, TrainingConfig
-from data_utils import RiemannZerosDataset, encode, encode_rows, targets_of_rows, token_ids, trajectories, zero_text
+from data_utils import RiemannZerosDataset
+from model import batches
+from model.batches import iterate_batches
+from model.network import build_model, cross_entropy, cross_entropy_of, logits_of, parameter_count
+from model.tokenizer import encode, encode_rows, targets_of_rows, token_ids, trajectories, zero_text
 from resource_utils import parameters
-from training_utils import (
-    batches,
-    build_model,
-    cross_entropy,
-    cross_entropy_of,
-    learning_rate_at,
-    logits_of,
-    make_optimizer,
-    parameter_count,
-    training_step,
-)
+from training_utils import learning_rate_at, make_optimizer, training_step
 
 SMALL = ModelConfig(d_model=24, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=40, max_prime=30)
 ZEROS = [(10, 497738), (99, 2311886), (127, 2827651), (1234, 16559723)]
@@ -94,10 +87,10 @@ def test_columns_before_the_first_target_may_be_left_out_of_the_last_block():
 
 @pytest.mark.parametrize("start", [0, 6, 12, 24, 27])
 def test_batches_are_the_rows_in_index_order_from_any_start_on(monkeypatch, start):
-    monkeypatch.setattr(training_utils, "CHUNK", 7)  # two batches a chunk
+    monkeypatch.setattr(batches, "PREFETCH_ZEROS", 7)  # two batches a chunk
     indexes = np.arange(9_990, 10_018)
     dataset, model = RiemannZerosDataset(indexes, 98_777_777 + 9_876 * indexes), build_model(SMALL, seed=1)
-    found = list(batches(model, dataset, 3, start))
+    found = list(iterate_batches(model, dataset, 3, start))
     assert len(found) == -(-(len(indexes) - start) // 3)
     for number, batch in enumerate(found):
         rows = slice(start + 3 * number, min(start + 3 * number + 3, len(indexes)))

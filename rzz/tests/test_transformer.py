@@ -9,9 +9,10 @@ from conftest import whole_rows
 
 from common.config import INDEX_EMBEDDINGS, ModelConfig
 from common.devices import derive_seed
-from data_utils import END, RiemannZerosDataset, encode_prompts
-from metrics_utils import sampled_texts
-from training_utils import build_model, parameter_count
+from data_utils import RiemannZerosDataset
+from model.network import build_model, parameter_count
+from model.sampling import sampled_texts
+from model.tokenizer import END, encode_prompts
 from transformer import generate, nucleus_sample
 
 SMALL = ModelConfig(d_model=24, num_layers=2, num_heads=3, d_k=5, d_v=7, d_ff=50, max_prime=20)

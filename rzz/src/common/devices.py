@@ -4,7 +4,7 @@
     print(device, reason)
 
 All of the program computes in float32 on the device, but for the matrix products of training where bfloat16 is faster.
-float64 does not exist on Apple's GPUs, so what needs more than float32 is prepared on the CPU (index_embedding, metrics_utils).
+float64 does not exist on Apple's GPUs, so what needs more than float32 is prepared on the CPU, by numpy.
 """
 
 import ctypes

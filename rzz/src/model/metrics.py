@@ -1,67 +1,17 @@
-"""From generated text to numbers: parsing, sampled predictions, errors, and the baselines beside them.
+"""Measures of predictions against the true zeros, and the baselines on the same zeros.
 
-    predictions = sampled_predictions(model, dataset, runs=10, top_p=0.9, seed=1)      # (N, 10), NaN where unreadable
-    scores(predictions, dataset)["mse"]
+    scores(predictions, dataset)["mse"]         # predictions: float64 (N, runs), NaN if unreadable
 
 All arithmetic is float64 on the CPU.
 """
 
 import math
-import re
 
 import numpy as np
-import torch
 
-from common.devices import derive_seed
 from common.text import format_number
-from data_utils import END, decode, encode_prompts
-from transformer import generate
-from zero_values import UNIT
+from model.tokenizer import SCALE
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
-
-GENERATION_BATCH = 1024  # zeros × runs written at a time; bounds the memory of keys and values
-NUMBER = re.compile(r"b\d+:(\d+(?:\.\d+)?)e")
-
-
-def parse_value(text):
-    """Return the number in 'b<i>:<number>e…' as a float, or None where there is no number or it does not end in 'e'."""
-    match = NUMBER.match(text)
-    return float(match[1]) if match else None
-
-
-def sampled_texts(model, indexes, runs, top_p, seed):
-    """Return for each of `indexes` a list of `runs` texts that the model writes after 'b<i>:', cut after the first 'e'.
-
-    Nucleus sampling with `top_p`; 0 is greedy. What is drawn depends on the seed and on the numbers of indexes and runs.
-    """
-    generator = torch.Generator().manual_seed(derive_seed(seed))
-    return written_texts(model, indexes, torch.rand(len(indexes), runs, model.config.context, generator=generator), top_p)
-
-
-def written_texts(model, indexes, uniforms, top_p):
-    """The same, drawn with `uniforms` (zeros, runs, context), random numbers in [0, 1)."""
-    runs = uniforms.shape[1]
-    texts = [None] * len(indexes)
-    for positions, prompts in encode_prompts(indexes):
-        for part in np.array_split(np.arange(len(positions)), -(-len(positions) * runs // GENERATION_BATCH)):
-            chosen = positions[part]
-            rows = generate(model, torch.from_numpy(prompts[part]), torch.from_numpy(np.asarray(indexes)[chosen]),
-                            uniforms[chosen], top_p, END)
-            for position, row_runs in zip(chosen, rows.tolist(), strict=True):
-                texts[position] = [up_to_end(row) for row in row_runs]
-    return texts
-
-
-def up_to_end(row):
-    """Return the text of a row of token ids up to its first 'e', or all of it where there is none."""
-    return decode(row[: row.index(END) + 1] if END in row else row)
-
-
-def sampled_predictions(model, dataset, runs, top_p, seed):
-    """Return what the model writes for each zero as float64 (zeros, runs), NaN where it is not a number."""
-    texts = sampled_texts(model, dataset.indexes, runs, top_p, seed)
-    values = [[parse_value(text) for text in row] for row in texts]
-    return np.array([[np.nan if value is None else value for value in row] for row in values], np.float64)
 
 
 def scores(predictions, dataset):
@@ -75,7 +25,7 @@ def scores(predictions, dataset):
     median_error_in_spacings  the same in units of the local mean spacing of zeros
     mse_of_mean_prediction    MSE of the mean of a zero's readable predictions
     """
-    truth = dataset.values / UNIT
+    truth = dataset.values / SCALE
     error = predictions - truth[:, None]
     readable = ~np.isnan(error)
     if not readable.any():
@@ -105,7 +55,7 @@ def baselines(dataset, training):
     dataset: the zeros to predict. training: the interval before them. The smooth count is the Riemann–von Mangoldt
     formula, riemann_siegel.smooth_zeros; the straight line is fitted by least squares to the training interval.
     """
-    known = training.values / UNIT
+    known = training.values / SCALE
     centre = training.indexes.mean()  # centred, since the indexes are large and float64 is finite
     slope, height = np.polynomial.polynomial.polyfit(training.indexes - centre, known, 1)[::-1]
     return {

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data_utils import RiemannZerosDataset
-from metrics_utils import baselines, parse_value, scores
+from model.metrics import baselines, scores
+from model.tokenizer import parse_value
 
 
 @pytest.mark.parametrize("text, value", [

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.config import CONTEXT
-from data_utils import END, PAD, encode, row_text, targets_of_rows, token_ids, trajectories, zero_text
+from model.tokenizer import END, PAD, encode, row_text, targets_of_rows, token_ids, trajectories, zero_text
 from transformer import nucleus_sample, on_device
 
 
@@ -104,7 +104,7 @@ def literal_trajectories(dataset, start, size):
     return torch.tensor(inputs), torch.tensor(targets)
 
 
-def train_plainly(model, batches, learning_rate=1e-3):
+def train_reference(model, batches, learning_rate=1e-3):
     """Train a PlainGPT the usual way, one update for each of `batches`, and return the losses. batches: see the two above."""
     device = model.head.weight.device
     embeddings = [model.token_embedding.weight, model.position_embedding.weight]

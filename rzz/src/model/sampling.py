@@ -1,5 +1,6 @@
-"""What a trained model says of single zeros: samples, their mean and spread, and how sure it is of each character.
+"""What a trained model writes: texts by nucleus sampling, predictions of many zeros, and all there is to say of a single one.
 
+    predictions = sampled_predictions(model, dataset, runs=10, top_p=0.9, seed=1)      # (N, 10), NaN if unreadable
     prediction = predict(model, [11_000_000], runs=10, top_p=0.9, seed=1)[0]
     prediction.value, prediction.spread          # mean and standard deviation of the samples
 """
@@ -10,11 +11,47 @@ import numpy as np
 import torch
 
 from common.devices import derive_seed
-from data_utils import PAD, encode, vocabulary
-from metrics_utils import parse_value, written_texts
-from transformer import evaluating, on_device
-from zero_values import UNIT
+from model.tokenizer import END, PAD, SCALE, decode, encode, encode_prompts, parse_value, vocabulary
+from transformer import evaluating, generate, on_device
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
+
+GENERATION_BATCH = 1024  # zeros × runs written at a time; bounds the memory of keys and values
+
+
+def sampled_texts(model, indexes, runs, top_p, seed):
+    """Return for each of `indexes` a list of `runs` texts that the model writes after 'b<i>:', cut after the first 'e'.
+
+    Nucleus sampling with `top_p`; 0 is greedy. What is drawn depends on the seed and on the numbers of indexes and runs.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed))
+    return written_texts(model, indexes, torch.rand(len(indexes), runs, model.config.context, generator=generator), top_p)
+
+
+def written_texts(model, indexes, uniforms, top_p):
+    """The same, drawn with `uniforms` (zeros, runs, context), random numbers in [0, 1)."""
+    runs = uniforms.shape[1]
+    texts = [None] * len(indexes)
+    for positions, prompts in encode_prompts(indexes):
+        for part in np.array_split(np.arange(len(positions)), -(-len(positions) * runs // GENERATION_BATCH)):
+            chosen = positions[part]
+            rows = generate(model, torch.from_numpy(prompts[part]), torch.from_numpy(np.asarray(indexes)[chosen]),
+                            uniforms[chosen], top_p, END)
+            for position, row_runs in zip(chosen, rows.tolist(), strict=True):
+                texts[position] = [up_to_end(row) for row in row_runs]
+    return texts
+
+
+def up_to_end(row):
+    """Return the text of a row of token ids up to its first 'e', or all of it where there is none."""
+    return decode(row[: row.index(END) + 1] if END in row else row)
+
+
+def sampled_predictions(model, dataset, runs, top_p, seed):
+    """Return what the model writes for each zero as float64 (zeros, runs), NaN where it is not a number."""
+    texts = sampled_texts(model, dataset.indexes, runs, top_p, seed)
+    values = [[parse_value(text) for text in row] for row in texts]
+    return np.array([[np.nan if value is None else value for value in row] for row in values], np.float64)
+
 
 SHOWN = 0.001  # probability from which a character is told
 
@@ -87,7 +124,7 @@ def answer(prediction, true, trained):
     """
     smooth = float(smooth_zeros(prediction.index))
     spacing = float(mean_spacing(smooth))
-    value, true = prediction.value, None if true is None else true / UNIT
+    value, true = prediction.value, None if true is None else true / SCALE
     error = None if value is None or true is None else value - true
     return {
         "index": prediction.index,

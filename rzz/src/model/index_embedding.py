@@ -25,17 +25,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.config import CONTEXT, INDEX_EMBEDDINGS
-from data_utils import COLON, POINT
-from zero_values import DECIMALS
+from model.tokenizer import COLON, DECIMALS, POINT
 from zeta.riemann_siegel import smooth_zeros
 
 FIXED = 10**6  # γ̄ and values so far are int64 in millionths
 POWERS = 10 ** np.arange(19, dtype=np.int64)
 LOWEST, HIGHEST = -2, 11  # the digit that is left, clipped: below 0 or above 9 says that a carry was missed
 NEXT_IS_POINT, NEXT_IS_END, NOTHING_LEFT = HIGHEST - LOWEST + 1, HIGHEST - LOWEST + 2, HIGHEST - LOWEST + 3
-FARTHEST = 8.0  # mean spacings; what is farther away is told by the digit and the fraction alone
-POSSIBLE = 2.0  # mean spacings from γ̄ within which a zero is looked for
-DISTANCES = 4  # numbers a column that left_to_write gives beside the digits
+CLIP_SPACINGS = 8.0  # mean spacings; what is farther away is told by the digit and the fraction alone
+MAX_OFFSET = 2.0  # mean spacings from γ̄ within which a zero is looked for
+DISTANCES = 4  # numbers a column that residual_features gives beside the digits
 
 
 class IndexFeatures(NamedTuple):
@@ -45,7 +44,7 @@ class IndexFeatures(NamedTuple):
     digit: torch.Tensor | None = None  # int64 (B, T): ⌊u⌋ - LOWEST, or one of the NEXT_ and NOTHING_ codes
     other: torch.Tensor | None = None  # int64 (B, T): the same for the digit across the nearer multiple of 10^k
     weight: torch.Tensor | None = None  # float32 (B, T): how possible that other digit is, 0 … 1
-    distance: torch.Tensor | None = None  # float32 (B, T, 4): fraction of u; distances in mean spacings, see left_to_write
+    distance: torch.Tensor | None = None  # float32 (B, T, 4): fraction of u; distances in mean spacings, see residual_features
     phase: torch.Tensor | None = None  # float32 (B, primes): γ̄ log p / 2π modulo 1
 
 
@@ -93,7 +92,7 @@ class IndexEmbedding(nn.Module):
         if self.kind == "place":
             return IndexFeatures(position)
         smooth = smooth_zeros(indexes)
-        digit, other, weight, distance = left_to_write(tokens, smooth, start)
+        digit, other, weight, distance = residual_features(tokens, smooth, start)
         told = [torch.from_numpy(array) for array in (digit.astype(np.int64), other.astype(np.int64), weight, distance)]
         phase = torch.from_numpy(prime_phases(smooth, self.primes)) if self.kind == "primes" else None
         return IndexFeatures(position, *told, phase)
@@ -105,7 +104,7 @@ def position_from_colon(tokens, start=0):
     return CONTEXT + np.arange(start, tokens.shape[1]) - colon
 
 
-def left_to_write(tokens, smooth, start=0):
+def residual_features(tokens, smooth, start=0):
     """Return what of the smooth count is left to write at each column: digit codes and distances.
 
     At a column after which the character of place value 10^k comes, the remainder of γ̄ after the characters so far is
@@ -122,7 +121,7 @@ def left_to_write(tokens, smooth, start=0):
     columns = np.ascontiguousarray(tokens.T)
     goal = np.rint(smooth * FIXED).astype(np.int64)
     whole_digits = np.searchsorted(POWERS, goal // FIXED, side="right")  # of γ̄
-    to_spacings = np.log(smooth / (2 * math.pi)) / (2 * math.pi) / FIXED / FARTHEST
+    to_spacings = np.log(smooth / (2 * math.pi)) / (2 * math.pi) / FIXED / CLIP_SPACINGS
     code, other = (np.full((T - start, B), NOTHING_LEFT, np.uint8) for _ in range(2))
     weight = np.zeros((T - start, B), np.float32)
     distance = np.zeros((T - start, DISTANCES, B), np.float32)
@@ -160,7 +159,7 @@ def left_to_write(tokens, smooth, start=0):
             [wants_digit, wants_point, wants_end],
             [np.clip(u, LOWEST, HIGHEST) - LOWEST, NEXT_IS_POINT, NEXT_IS_END], NOTHING_LEFT)  # fmt: skip
         other[column - start] = np.where(wants_digit, np.clip(across, LOWEST, HIGHEST) - LOWEST, NOTHING_LEFT)
-        nearness = 1 - np.minimum(above, below) * (to_spacings * FARTHEST / POSSIBLE)
+        nearness = 1 - np.minimum(above, below) * (to_spacings * CLIP_SPACINGS / MAX_OFFSET)
         weight[column - start] = np.where(wants_digit, np.maximum(nearness, 0), 0)
         told = distance[column - start]
         told[0] = np.where(wants_digit, above / unit, 0)

@@ -1,0 +1,1 @@
+"""Everything around the transformer: characters, what it is told, batches, loss, sampling, measures. Opens no data file."""

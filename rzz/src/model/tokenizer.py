@@ -1,0 +1,144 @@
+"""Characters, token ids and rows: how a zero is written, and read again.
+
+    encode("b10:49.7738e")                  # [12, 1, 0, 11, 4, 9, 10, 7, 7, 3, 8, 13]
+    row_text(10, 497738)                    # 'b10:49.7738epppppppppppppppppppp'
+    parse_value("b10:49.7738e")             # 49.7738
+
+A value is the imaginary part of a zero cut after four decimals, as an int64 of ten-thousandths: 497738. A row is the
+text of one zero, padded to the context of 32 tokens, as uint8 token ids.
+"""
+
+import re
+
+import numpy as np
+
+from common.config import CONTEXT
+
+DECIMALS = 4
+SCALE = 10**DECIMALS  # a value counts ten-thousandths
+vocabulary: list[str] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", ".", ":", "b", "e", " ", "p"]
+token_ids = {character: number for number, character in enumerate(vocabulary)}
+POINT, COLON, BEGIN, END, PAD = (token_ids[character] for character in ".:bep")
+
+
+# ---------------------------------------------------------------------------------------------------- text and tokens
+
+
+def encode(text):
+    """Return the token ids of `text`, character by character. Raises ValueError for a character without a token."""
+    try:
+        return [token_ids[character] for character in text]
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]!r} in {text!r} is not in the vocabulary {''.join(vocabulary)!r}") from None
+
+
+def decode(ids):
+    """Return the text of a sequence of token ids."""
+    return "".join(vocabulary[number] for number in ids)
+
+
+def zero_text(index, value):
+    """Return 'b<index>:<value>e' for a value in ten-thousandths: 'b10:49.7738e'."""
+    return f"b{index}:{value // SCALE}.{value % SCALE:0{DECIMALS}d}e"
+
+
+def row_text(index, value):
+    """Return zero_text padded with 'p' to 32 characters. Raises ValueError where it is longer."""
+    text = zero_text(index, value)
+    if len(text) > CONTEXT:
+        raise ValueError(f"{text!r} has {len(text)} characters and does not fit the context of {CONTEXT} tokens")
+    return text.ljust(CONTEXT, "p")
+
+
+def trajectories(text):
+    """Yield the (prefix, next character) pairs that a text is trained on, in order, from 'b<i>:' to the target 'e'.
+
+    >>> next(trajectories("b1:23.4567e"))
+    ('b1:', '2')
+    """
+    for position in range(text.index(":") + 1, text.index("e") + 1):
+        yield text[:position], text[position]
+
+
+def encode_rows(indexes, values):
+    """Return the rows of many zeros: uint8 token ids of shape (n, 32), from int64 arrays of shape (n,).
+
+    Rows of equal lengths are written together, column by column, so there is no Python loop over zeros. Raises
+    ValueError where a row does not fit 32 tokens.
+    """
+    indexes, values = np.asarray(indexes, np.int64), np.asarray(values, np.int64)
+    rows = np.full((len(indexes), CONTEXT), PAD, np.uint8)
+    index_digits, whole_digits = number_of_digits(indexes), number_of_digits(values // SCALE)
+    layouts = np.stack([index_digits, whole_digits], 1)
+    for index_width, whole_width in np.unique(layouts, axis=0).tolist():
+        group = np.flatnonzero((index_digits == index_width) & (whole_digits == whole_width))
+        length = 1 + index_width + 1 + whole_width + 1 + DECIMALS + 1
+        if length > CONTEXT:
+            row_text(int(indexes[group[0]]), int(values[group[0]]))  # raises, naming the zero
+        block = np.full((len(group), CONTEXT), PAD, np.uint8)
+        colon = 1 + index_width
+        point = colon + 1 + whole_width
+        block[:, 0], block[:, colon], block[:, point], block[:, length - 1] = BEGIN, COLON, POINT, END
+        write_digits(block[:, 1:colon], indexes[group])
+        write_digits(block[:, colon + 1 : point], values[group] // SCALE)
+        write_digits(block[:, point + 1 : length - 1], values[group] % SCALE)
+        rows[group] = block
+    return rows
+
+
+def encode_prompts(indexes):
+    """Return the prompts 'b<i>:' as a list of (positions, rows): one uint8 array (n, length) per prompt length.
+
+    `positions` (n,) says where in `indexes` each row came from.
+    """
+    indexes = np.asarray(indexes, np.int64)
+    widths = number_of_digits(indexes)
+    groups = []
+    for width in np.unique(widths).tolist():
+        positions = np.flatnonzero(widths == width)
+        prompts = np.empty((len(positions), width + 2), np.uint8)
+        prompts[:, 0], prompts[:, -1] = BEGIN, COLON
+        write_digits(prompts[:, 1:-1], indexes[positions])
+        groups.append((positions, prompts))
+    return groups
+
+
+def decode_rows(rows):
+    """Return (indexes, values), int64 of shape (n,), of well-formed rows (n, 32): the inverse of encode_rows."""
+    rows = np.asarray(rows)
+    colon, end = (rows == COLON).argmax(1), (rows == END).argmax(1)
+    indexes, values = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    for column in range(rows.shape[1]):
+        token = rows[:, column].astype(np.int64)
+        digit = token < 10
+        in_index, in_value = digit & (column < colon), digit & (column > colon) & (column < end)
+        indexes = np.where(in_index, 10 * indexes + token, indexes)
+        values = np.where(in_value, 10 * values + token, values)
+    return indexes, values
+
+
+def number_of_digits(numbers):
+    """Return how many decimal digits each of the int64 `numbers` (all >= 0) has; 0 has one."""
+    powers = 10 ** np.arange(1, 19, dtype=np.int64)
+    return np.searchsorted(powers, numbers, side="right") + 1
+
+
+def write_digits(columns, numbers):
+    """Write the decimal digits of `numbers` (n,) into `columns` (n, width), leading zeros included."""
+    for column in range(columns.shape[1] - 1, -1, -1):
+        numbers, columns[:, column] = np.divmod(numbers, 10)
+
+
+def targets_of_rows(rows):
+    """Return the targets (n, columns - 1) of rows (n, columns): the next token after ':' and up to 'e', else 'p'."""
+    after_colon = np.cumsum(rows[:, :-1] == COLON, axis=1, dtype=np.uint8) > 0
+    return np.where(after_colon, rows[:, 1:], PAD).astype(np.uint8)
+
+
+NUMBER = re.compile(r"b\d+:(\d+(?:\.\d+)?)e")
+
+
+def parse_value(text):
+    """Return the number in 'b<i>:<number>e…' as a float, or None where there is no number or it does not end in 'e'."""
+    match = NUMBER.match(text)
+    return float(match[1]) if match else None
