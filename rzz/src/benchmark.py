@@ -47,7 +47,7 @@ from model.reference import (
 from model.sampling import sampled_predictions, sampled_texts, up_to_end
 from model.tokenizer import END, encode_prompts, encode_rows
 from resource_utils import flops_per_zero
-from training_utils import learning_rate_at, make_optimizer, training_step
+from training.optimizer import learning_rate_at, make_optimizer, training_step
 from transformer import generate
 from tuning_utils import grid_of
 from tuning_workers import finished, tasks_of, tuning_device, worker_count, worker_pool

@@ -27,21 +27,10 @@ from common.devices import derive_seed
 from common.files import atomic_write, exclusive_lock, quarantine
 from common.logs import progress_bar
 from common.processes import signals_blocked, unblock_signals
-from model.tokenizer import (  # noqa: F401 - some only to be imported from here
-    PAD,
-    SCALE,
-    decode,
-    encode,
-    encode_rows,
-    targets_of_rows,
-    trajectories,
-    vocabulary,
-    zero_text,
-)
+from model.tokenizer import PAD, SCALE, encode_rows, targets_of_rows, zero_text
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 log = logging.getLogger("rzz")
-
 FETCH_CHUNK = 16_384  # zeros that an interruption of a fetch can lose
 FETCH_AHEAD = 100_000  # zeros; fewer are computed sooner than a process starts
 DIGEST_SIZE = hashlib.sha256().digest_size  # bytes

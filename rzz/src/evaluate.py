@@ -14,8 +14,6 @@ import json
 import math
 from pathlib import Path
 
-from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
-from checkpoint_utils import chosen_checkpoint, trained_model, trained_up_to
 from common.cli import run_script, stage_parser
 from common.config import ModelConfig, UserError, load_config
 from common.devices import choose_device, describe_device
@@ -27,7 +25,9 @@ from model.metrics import baselines, measure_cells, scores
 from model.network import build_model, cross_entropy_of, parameter_count
 from model.sampling import sampled_predictions
 from model.tokenizer import SCALE
-from model_card import write_model_card
+from training.checkpoints import find_checkpoint, last_trained_index, trained_model
+from training.model_card import write_model_card
+from training.preflight import check_disk_space, median_seconds, print_preflight, sample_zeros, zeros_text
 
 
 def main(argv=None):
@@ -42,7 +42,7 @@ def main(argv=None):
     device, reason = choose_device(config.runtime.device)
     log.info("device %s: %s", describe_device(device), reason)
 
-    checkpoint, path = chosen_checkpoint(config, args.checkpoint)
+    checkpoint, path = find_checkpoint(config, args.checkpoint)
     check_unseen(checkpoint, config, path)
     model = trained_model(checkpoint, path).to(device)
     model_config = ModelConfig(**checkpoint["config"]["model"])
@@ -61,7 +61,7 @@ def main(argv=None):
         "device": device.type,
         "parameters": parameter_count(model),
         "index_embedding": model_config.index_embedding,
-        "trained_up_to": trained_up_to(checkpoint),
+        "trained_up_to": last_trained_index(checkpoint),
         "seconds_trained": checkpoint["progress"]["seconds"],
         "first_index": int(dataset.indexes[0]),
         "last_index": int(dataset.indexes[-1]),
@@ -83,19 +83,19 @@ def main(argv=None):
 def check(config, args):
     """Print what the evaluation would meet and how long it would take, from a few zeros in memory."""
     device, reason = choose_device(config.runtime.device)
-    checkpoint, path = chosen_checkpoint(config, args.checkpoint)
+    checkpoint, path = find_checkpoint(config, args.checkpoint)
     check_unseen(checkpoint, config, path)
     model = trained_model(checkpoint, path).to(device)
     first = interval(config, config.data.K + 1)[0]
     intervals = [(first, config.data.N), interval(config, config.data.K)]  # the second one for the baselines
-    disk = disk_text(config, intervals)
+    disk = check_disk_space(config, intervals)
     zeros, seconds_each = sample_zeros(config, *intervals[1])
     zeros, options = zeros.subset(slice(0, 64)), config.evaluation
-    seconds = seconds_of(lambda: sampled_predictions(model, zeros, options.runs, options.top_p, options.seed), device)
-    report(device, reason, {
+    seconds = median_seconds(lambda: sampled_predictions(model, zeros, options.runs, options.top_p, options.seed), device)
+    print_preflight(device, reason, {
         "disk": disk,
         "zeros": zeros_text(config, intervals, seconds_each),
-        "checkpoint": f"{path}, trained on zeros up to {trained_up_to(checkpoint):,}",
+        "checkpoint": f"{path}, trained on zeros up to {last_trained_index(checkpoint):,}",
         "one step": f"{len(zeros)} zeros × {options.runs} runs in {1000 * seconds:.0f} ms",
         "forecast": f"{format_duration(config.data.N / len(zeros) * seconds)} for {config.data.N:,} zeros",
     })  # fmt: skip
@@ -103,7 +103,7 @@ def check(config, args):
 
 def check_unseen(checkpoint, config, path):
     """Raise UserError where the checkpoint has been trained on zeros of the test set; warn where it stopped long before."""
-    last, first_test = trained_up_to(checkpoint), interval(config, config.data.K + 1)[0]
+    last, first_test = last_trained_index(checkpoint), interval(config, config.data.K + 1)[0]
     if last >= first_test:
         raise UserError(f"{path} was trained on zeros up to {last}, but the test set begins at {first_test}: raise data.K.")
     saved = checkpoint["config"]["data"]

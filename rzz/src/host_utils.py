@@ -20,7 +20,7 @@ from model.batches import iterate_batches
 from model.network import build_model, cross_entropy, logits_of, parameter_count
 from model.tokenizer import SCALE
 from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
-from training_utils import make_optimizer, training_step
+from training.optimizer import make_optimizer, training_step
 from zeta.riemann_siegel import smooth_zeros
 
 # (d_model, layers, batch size): launching decides the first, arithmetic the last. Those compared are none of those fitted.

@@ -27,8 +27,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from check_utils import report, seconds_of
-from checkpoint_utils import chosen_checkpoint, trained_model, trained_zeros
 from common.cli import run_script, stage_parser
 from common.config import UserError, load_config, row_fits
 from common.devices import choose_device, describe_device
@@ -37,6 +35,8 @@ from common.text import format_duration
 from data_utils import zeros_in_memory
 from model.sampling import answer, predict
 from prediction_text import card, column_widths, table_head, table_line
+from training.checkpoints import find_checkpoint, trained_model, trained_zeros
+from training.preflight import median_seconds, print_preflight
 
 ZEROS_AT_ONCE = 64  # predicted together, and shown as soon as they are
 LARGEST_RANGE = 1_000_000
@@ -61,7 +61,7 @@ def main(argv=None):
     start_logging(config.log_folder, args.quiet)
     device, reason = choose_device(config.runtime.device)
     log.info("device %s: %s", describe_device(device), reason)
-    checkpoint, path = chosen_checkpoint(config, args.checkpoint)
+    checkpoint, path = find_checkpoint(config, args.checkpoint)
     model = trained_model(checkpoint, path).to(device)
     trained = trained_zeros(checkpoint)
     log.info("model %s", path)
@@ -77,15 +77,15 @@ def main(argv=None):
 def check(config, args, indexes):
     """Print what there is to answer with and how long an answer takes, from one zero."""
     device, reason = choose_device(config.runtime.device)
-    checkpoint, path = chosen_checkpoint(config, args.checkpoint)
+    checkpoint, path = find_checkpoint(config, args.checkpoint)
     model = trained_model(checkpoint, path).to(device)
     first, last = trained_zeros(checkpoint)
     runs, top_p, seed = sampling(args, config)
-    seconds = seconds_of(lambda: predict(model, [last + 1], runs, top_p, seed), device)
+    seconds = median_seconds(lambda: predict(model, [last + 1], runs, top_p, seed), device)
     facts = {"checkpoint": f"{path}, trained on zeros {first:,} … {last:,}", "one step": f"one zero in {1000 * seconds:.0f} ms"}
     if indexes:
         facts["forecast"] = f"at most {format_duration(len(indexes) * seconds)} for {len(indexes):,} zeros, without the true ones"
-    report(device, reason, facts)
+    print_preflight(device, reason, facts)
 
 
 def ask():

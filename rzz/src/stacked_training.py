@@ -19,7 +19,7 @@ from torch.func import functional_call, vmap
 
 from common.devices import end_step, seed_device, to_cpu
 from model.network import build_model, cross_entropy
-from training_utils import learning_rate_at, make_optimizer
+from training.optimizer import learning_rate_at, make_optimizer
 from transformer import evaluating
 
 AVERAGED_EPOCHS = 0.25  # over which the weights are averaged

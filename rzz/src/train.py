@@ -16,11 +16,9 @@ import signal
 
 import torch
 
-from check_utils import STATE_BYTES, disk_text, report, sample_zeros, seconds_of, zeros_text
-from checkpoint_utils import LAST, PREVIOUS, checkpoint_files, latest_checkpoint, restore
 from common.cli import command, run_script, stage_parser
 from common.config import UserError, load_config, require_writable
-from common.devices import choose_device, compiled, free_memory, is_out_of_memory, precision
+from common.devices import choose_device, compiled
 from common.files import exclusive_lock
 from common.logs import log, progress_bar, start_logging, training_log
 from common.processes import (
@@ -37,12 +35,23 @@ from common.processes import (
 from common.text import format_duration
 from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
 from model.batches import iterate_batches
-from model.network import build_model, parameter_count
-from model_card import write_model_card
-from run_files import check_fits, move_run_aside, refuse_to_overwrite, require_saved, save
-from run_log import cost, describe_run, keep_lines, log_before_first_step, log_round, log_training, log_validation, validation_text
-from run_progress import Clock, Progress, place, steps_in_run, steps_left, zeros_left
-from training_utils import learning_rate_at, make_optimizer, training_step
+from model.network import parameter_count
+from training.checkpoints import LAST, PREVIOUS, checkpoint_files, latest_checkpoint
+from training.model_card import write_model_card
+from training.optimizer import floats, learning_rate_at, train_step_with_oom_retry
+from training.preflight import STATE_BYTES, check_disk_space, median_seconds, print_preflight, sample_zeros, zeros_text
+from training.progress import Stopwatch, position_text, steps_in_run, steps_left, zeros_left
+from training.run import archive_run, begin, refuse_to_overwrite, require_saved, save
+from training.run_log import (
+    cost,
+    describe_run,
+    log_before_first_step,
+    log_round,
+    log_training,
+    log_validation,
+    rewind_log,
+    validation_text,
+)
 
 
 def main(argv=None):
@@ -76,20 +85,20 @@ def run(config, args, device, reason):
     if rank() == 0:
         refuse_to_overwrite(config, args)
         require_zeros(config)
-        if (args.fresh or not checkpoint_files(config.checkpoint_folder)) and move_run_aside(config):
+        if (args.fresh or not checkpoint_files(config.checkpoint_folder)) and archive_run(config):
             start_logging(config.log_folder, args.quiet)  # training.log begins anew
     barrier()
     model, optimizer, progress, path = begin(config, args, device)
     if path:
-        log.info("Resumed %s at %s", path, place(progress, config))
+        log.info("Resumed %s at %s", path, position_text(progress, config))
     if rank() == 0:
-        keep_lines(config, progress.log_lines)
+        rewind_log(config, progress.log_lines)
 
     describe_run(config, model, progress, device, reason)
     with catch_stop_signals() as stop:
         finished = train(config, model, optimizer, progress, device, stop)
     if not finished:
-        log.info("Stopped at %s and saved. Go on with the same command and --resume.", place(progress, config))
+        log.info("Stopped at %s and saved. Go on with the same command and --resume.", position_text(progress, config))
         return 128 + (stop[0] if stop else signal.SIGTERM)
     if rank() == 0:
         write_model_card(config, latest_checkpoint(config.checkpoint_folder)[0])
@@ -97,17 +106,6 @@ def run(config, args, device, reason):
     log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: %s", f"{progress.zeros:,}",
              f"{progress.step:,}", format_duration(progress.seconds), f"{speed:,.0f}", cost(progress, config),
              command(config, "evaluate.py"))  # fmt: skip
-
-
-def begin(config, args, device):
-    """Return (model, optimizer, progress, path of the checkpoint that they were read from, None at the beginning)."""
-    model = build_model(config.model, config.training.seed).to(device)
-    optimizer = make_optimizer(model, config.training)
-    checkpoint, path = (None, None) if args.fresh else latest_checkpoint(config.checkpoint_folder)
-    if checkpoint is None:
-        return model, optimizer, Progress(round=config.data.first_round), None
-    check_fits(checkpoint, config, path)
-    return model, optimizer, restore(checkpoint, model, optimizer, path), path
 
 
 def check(config, args):
@@ -119,7 +117,7 @@ def check(config, args):
     intervals = [interval(config, t) for t in range(progress.round, config.data.K + 2)]
     files = {LAST, PREVIOUS, *(f"round_{t}.pt" for t in range(progress.round, config.data.K + 1))}
     new = 1 + sum(args.fresh or not (config.checkpoint_folder / name).exists() for name in files)  # and one while it is written
-    disk = disk_text(config, intervals, STATE_BYTES * parameter_count(model) * new)
+    disk = check_disk_space(config, intervals, STATE_BYTES * parameter_count(model) * new)
 
     zeros, seconds_each = sample_zeros(config, *intervals[0])
     batch = next(iterate_batches(model, zeros, config.training.batch_size))
@@ -128,14 +126,14 @@ def check(config, args):
     losses = []
 
     def step():
-        losses.append(step_within_memory(config, trained, model, optimizer, batch, rate, progress, parts=1)[0])
+        losses.append(train_step_with_oom_retry(config, trained, model, optimizer, batch, rate, progress, parts=1)[0])
 
-    seconds = seconds_of(step, device)
+    seconds = median_seconds(step, device)
     steps = steps_left(progress, config)
-    report(device, reason, {
+    print_preflight(device, reason, {
         "disk": disk,
         "zeros": zeros_text(config, intervals, seconds_each),
-        "checkpoint": f"goes on from {path} at {place(progress, config)}" if path else f"begins at {place(progress, config)}",
+        "checkpoint": (f"goes on from {path} at " if path else "begins at ") + position_text(progress, config),
         "one step": f"{config.training.batch_size} zeros in {1000 * seconds:.0f} ms, loss {losses[0].item():.4f}",
         "forecast": f"{format_duration(steps * seconds)} for {steps:,} steps, without validation and the zeros",
     })  # fmt: skip
@@ -162,11 +160,11 @@ def train(config, model, optimizer, progress, device, stop):
                 log_before_first_step(model, validation)
             if rank() == 0 and progress.epoch == progress.row == 0:
                 log_round(config, model, progress, training, validation)
-            clock = Clock(progress, device)
+            clock = Stopwatch(progress, device)
             while progress.epoch < settings.epochs:
                 for batch in iterate_batches(model, training, settings.batch_size, progress.row, rank(), world_size()):
                     rate = learning_rate_at(progress.step, total_steps, settings)
-                    loss, parts = step_within_memory(config, trained, model, optimizer, batch, rate, progress, parts)
+                    loss, parts = train_step_with_oom_retry(config, trained, model, optimizer, batch, rate, progress, parts)
                     losses.append(loss)
                     seen = min(settings.batch_size, len(training) - progress.row)
                     progress.row, progress.step, progress.zeros = progress.row + seen, progress.step + 1, progress.zeros + seen
@@ -187,38 +185,11 @@ def train(config, model, optimizer, progress, device, stop):
                 progress.epoch, progress.row = progress.epoch + 1, 0
             if progress.step % settings.validation_interval:  # else it was measured just now
                 log_validation(config, model, progress, training, validation)
-            training_log.info("%s · end of the round%s", place(progress, config), validation_text(progress))
+            training_log.info("%s · end of the round%s", position_text(progress, config), validation_text(progress))
             progress.losses = floats(losses)
             saved = save(config, model, optimizer, progress, device, clock, [f"round_{progress.round}.pt", LAST])
             if progress.round >= config.data.K:
                 require_saved(saved, config, progress)
-
-
-def floats(losses):
-    """Return tensors on a device as a list of floats, in one transfer, which waits for the device."""
-    return torch.stack(losses).tolist() if losses else []
-
-
-def step_within_memory(config, trained, model, optimizer, batch, rate, progress, parts):
-    """Return (loss, parts) of one training step, cutting the batch into more parts until the memory holds one.
-
-    trained: what torch.compile has made of `model`. Parts go through `model` itself, since gradients cannot be added up in
-    the CUDA graphs of torch.compile (pytorch#169545).
-    """
-    settings = config.training
-    seeds = (settings.seed, progress.step, rank())
-    dtype, _ = precision(batch.tokens.device, settings.precision)
-    while True:
-        try:
-            used = trained if parts == 1 else model
-            return training_step(used, optimizer, batch, rate, settings.gradient_clip, seeds, parts, dtype), parts
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or 2 * parts > settings.batch_size or world_size() > 1:
-                raise
-        parts *= 2  # outside of the except block, which keeps the failed step's tensors alive
-        free_memory(batch.tokens.device)
-        log.warning("Out of memory with %d zeros at a time: from here on batches of %d are computed in %d parts, for the same "
-                    "updates.", 2 * settings.batch_size // parts, settings.batch_size, parts)
 
 
 if __name__ == "__main__":

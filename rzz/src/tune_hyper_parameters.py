@@ -18,7 +18,6 @@ import math
 import os
 import shutil
 
-from check_utils import disk_text, report, sample_zeros, seconds_of, zeros_text
 from common.cli import command, run_script, stage_parser
 from common.config import GRID_AXES, UserError, load_config, require_writable, split_override, write_back
 from common.devices import choose_device
@@ -31,7 +30,8 @@ from host_utils import measured_host
 from model.batches import iterate_batches
 from model.network import build_model
 from resource_utils import training_hours
-from training_utils import make_optimizer, training_step
+from training.optimizer import make_optimizer, training_step
+from training.preflight import check_disk_space, median_seconds, print_preflight, sample_zeros, zeros_text
 from tuning_display import SearchProgress, axis_table, description, ranking_table, state_gb
 from tuning_utils import Ledger, beaten, better_part, grid_of, ranking, rungs_of, same_batch_size
 from tuning_workers import drop_states, finished, state_folder, tasks_of, tuning_device, worker_pool
@@ -71,13 +71,14 @@ def main(argv=None):
 
 def check(config, device, reason):
     """Print what the search would meet, and how long an epoch takes with the model of the settings, from a few steps in memory."""
-    disk = disk_text(config, [(1, config.tuning.zeros)], 1e9 * state_gb(config, grid_of(config).points))
+    disk = check_disk_space(config, [(1, config.tuning.zeros)], 1e9 * state_gb(config, grid_of(config).points))
     zeros, seconds_each = sample_zeros(config, 1, config.tuning.zeros)
     training, model = config.training, build_model(config.model, config.training.seed).to(device)
     optimizer, batch = make_optimizer(model, training), next(iterate_batches(model, zeros, training.batch_size))
-    seconds = seconds_of(lambda: training_step(model, optimizer, batch, 0.0, training.gradient_clip, (training.seed, 0)), device)
+    seeds = training.seed, 0
+    seconds = median_seconds(lambda: training_step(model, optimizer, batch, 0.0, training.gradient_clip, seeds), device)
     steps = math.ceil(0.9 * config.tuning.zeros / training.batch_size)
-    report(device, reason, {
+    print_preflight(device, reason, {
         "disk": disk,
         "zeros": zeros_text(config, [(1, config.tuning.zeros)], seconds_each),
         "one step": f"{training.batch_size} zeros in {1000 * seconds:.0f} ms with the model of the settings, alone",

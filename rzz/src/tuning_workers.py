@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import torch
 
-from checkpoint_utils import write_torch_file
 from common.config import UserError
 from common.devices import device_count, device_of_worker, fast_cores, is_out_of_memory, tune_glibc_malloc
 from common.processes import signals_blocked, unblock_signals
@@ -32,6 +31,7 @@ from model.network import VALIDATION_BATCH
 from model.sampling import sampled_predictions
 from resource_utils import columns, flops_per_zero, memory_gb, step_seconds
 from stacked_training import Stack
+from training.checkpoints import write_torch_file
 from tuning_utils import Point, goal, labels, searched_settings
 
 STACKED_FLOPS = 6e8  # of a step on a CPU: beyond, arithmetic outweighs launching and the caches are too small

@@ -16,13 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import numpy as np
 
-from checkpoint_utils import latest_checkpoint, trained_model
 from common.cli import run_script, stage_parser
 from common.config import UserError, load_config
 from common.logs import start_logging
 from data_utils import interval, stored_zeros
 from model.sampling import sampled_predictions
 from model.tokenizer import SCALE
+from training.checkpoints import latest_checkpoint, trained_model
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 TABLE_PRIMES = (2, 3, 5, 7, 11, 13, 31, 101, 499, 997)

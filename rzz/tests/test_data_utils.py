@@ -14,19 +14,8 @@ from conftest import SMALL_RUN, write_config
 import data_utils
 import zeros_db
 from common.config import CONTEXT, UserError, load_config
-from data_utils import (
-    RiemannZerosDataset,
-    decode,
-    fetch_ahead,
-    interval,
-    require_zeros,
-    stored_zeros,
-    training_zeros,
-    trajectories,
-    truncated_value,
-    vocabulary,
-)
-from model.tokenizer import PAD
+from data_utils import RiemannZerosDataset, fetch_ahead, interval, require_zeros, stored_zeros, training_zeros, truncated_value
+from model.tokenizer import PAD, decode, trajectories, vocabulary
 
 NAME = "zeros_300_300.npy"
 

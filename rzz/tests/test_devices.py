@@ -28,7 +28,7 @@ from common.devices import (
 from data_utils import RiemannZerosDataset
 from model.network import build_model, cross_entropy_of
 from model.sampling import sampled_predictions
-from training_utils import make_optimizer, training_step
+from training.optimizer import make_optimizer, training_step
 
 ZEROS = RiemannZerosDataset([10, 11, 12], [497738, 529703, 564462])
 

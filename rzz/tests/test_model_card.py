@@ -11,7 +11,7 @@ import evaluate
 import train
 from common.config import load_config
 from data_utils import interval
-from model_card import write_model_card
+from training.model_card import write_model_card
 
 
 @pytest.fixture(scope="module")

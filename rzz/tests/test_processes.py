@@ -11,8 +11,8 @@ import torch
 from conftest import SMALL_RUN, SRC, stop_after_the_third_step, write_config
 
 import train
-from checkpoint_utils import load_checkpoint
 from common.config import UserError
+from training.checkpoints import load_checkpoint
 
 # Dropout draws other masks for other shares of a batch. 64 zeros a batch are not divisible by 3, nor is the last batch full.
 SETTINGS = ("--device", "cpu", "--set", "model.dropout=0", "--set", "training.log_interval=1")

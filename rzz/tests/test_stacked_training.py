@@ -12,7 +12,7 @@ from data_utils import RiemannZerosDataset
 from model.batches import iterate_batches
 from model.network import build_model, cross_entropy_of
 from stacked_training import Stack, with_stacked_dropout
-from training_utils import learning_rate_at, make_optimizer, training_step
+from training.optimizer import learning_rate_at, make_optimizer, training_step
 from zeta.riemann_siegel import smooth_zeros
 
 SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=24, max_prime=30)

@@ -338,7 +338,8 @@ def test_a_bug_shows_its_traceback_and_logs_file_and_line(run_folder):
     config = str(run_folder / "config.json")
     code = (
         f"import sys; sys.path.insert(0, {str(SRC)!r}); sys.argv = ['train.py', '--config', {config!r}];"
-        "import train; from common.cli import run_script; train.build_model = lambda *a: 1 / 0; run_script(train.main)"
+        "import train, training.run; training.run.build_model = lambda *a: 1 / 0;"
+        "from common.cli import run_script; run_script(train.main)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 1 and "ZeroDivisionError" in result.stderr

@@ -10,18 +10,16 @@ import pytest
 import torch
 from conftest import SMALL_RUN, batch_of, write_config
 
-import checkpoint_utils
-import run_log
 import train
-import training_utils
-from checkpoint_utils import load_checkpoint
 from common.config import ModelConfig, TrainingConfig, UserError
 from common.devices import FusedAdamW, fused_adamw
 from common.logs import LogFile, add_handler, log, terminal
 from data_utils import RiemannZerosDataset
 from model import network
 from model.network import build_model
-from training_utils import make_optimizer, training_step
+from training import checkpoints, run_log
+from training.checkpoints import load_checkpoint
+from training.optimizer import make_optimizer, training_step
 
 ZEROS = RiemannZerosDataset([9, 10, 11, 12, 13], [480051, 497738, 529703, 564462, 593470])
 SMALL = ModelConfig(d_model=16, num_layers=1, num_heads=2, max_prime=10)
@@ -44,7 +42,7 @@ def spoil(model):
 @pytest.mark.parametrize("by_the_kernel", [True, False])
 def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(by_the_kernel, monkeypatch):
     assert fused_adamw(torch.device("cpu")) == (True, True)
-    monkeypatch.setattr(training_utils, "fused_adamw", lambda device: FusedAdamW(by_the_kernel, by_the_kernel))
+    monkeypatch.setattr("training.optimizer.fused_adamw", lambda device: FusedAdamW(by_the_kernel, by_the_kernel))
     model = build_model(SMALL, 1)
     optimizer = make_optimizer(model, TrainingConfig())
     training_step(model, optimizer, batch_of(model, ZEROS, 5), 1e-2, 1.0, (1, 0))
@@ -93,7 +91,7 @@ def lines(config):
 
 
 def test_skipped_updates_are_logged_with_where_they_were(config, monkeypatch):
-    real = train.training_step
+    real = training_step
 
     def sick_twice(model, *arguments, **options):
         hook = spoil(model) if arguments[4][1] in (1, 6) else None  # the seeds are (seed, step)
@@ -103,7 +101,7 @@ def test_skipped_updates_are_logged_with_where_they_were(config, monkeypatch):
             if hook:
                 hook.remove()
 
-    monkeypatch.setattr(train, "training_step", sick_twice)
+    monkeypatch.setattr("training.optimizer.training_step", sick_twice)
     training(config)
     text = (config.parent / "logs" / "rzz.log").read_text()
     assert "Skipped the update of step 2 (round 0, epoch 1, row 64, lr 1.00e-03)" in text
@@ -113,14 +111,14 @@ def test_skipped_updates_are_logged_with_where_they_were(config, monkeypatch):
 
 
 def test_too_many_skipped_updates_in_a_row_stop_the_training_and_keep_the_checkpoint(config, monkeypatch):
-    real = train.training_step
+    real = training_step
 
     def sick_from_step_5(model, *arguments, **options):
         if arguments[4][1] == 5:
             spoil(model)
         return real(model, *arguments, **options)
 
-    monkeypatch.setattr(train, "training_step", sick_from_step_5)
+    monkeypatch.setattr("training.optimizer.training_step", sick_from_step_5)
     with pytest.raises(UserError, match="3 updates in a row"):
         training(config, "--set", "training.max_bad_steps=3", "--set", "training.validation_interval=1000")
     good = load_checkpoint(config.parent / "checkpoints" / "last.pt")
@@ -153,7 +151,7 @@ def test_out_of_memory_halves_what_is_computed_at_a_time_and_the_run_is_the_same
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return real(model, batch, *dtype)
 
-    monkeypatch.setattr(training_utils, "logits_of", too_much_for_20)
+    monkeypatch.setattr("training.optimizer.logits_of", too_much_for_20)
     training(config, *no_dropout)
     checkpoints = [load_checkpoint(path.parent / "checkpoints" / "last.pt") for path in (config, other)]
     assert checkpoints[0]["progress"]["step"] == checkpoints[1]["progress"]["step"] == 10
@@ -167,7 +165,7 @@ def test_another_error_is_not_taken_for_full_memory(config, monkeypatch):
     def broken(*arguments, **options):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(train, "training_step", broken)
+    monkeypatch.setattr("training.optimizer.training_step", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         training(config)
 
@@ -189,7 +187,7 @@ class FullDisk:
 
 def test_a_full_disk_is_said_and_training_goes_on(config, monkeypatch):
     """As on a real disk, what is smaller may still fit after something that did not."""
-    real, paths = checkpoint_utils.atomic_write, []
+    real, paths = checkpoints.atomic_write, []
 
     @contextmanager
     def full_the_second_time(path, mode="wb"):
@@ -197,7 +195,7 @@ def test_a_full_disk_is_said_and_training_goes_on(config, monkeypatch):
         with real(path, mode) as file:
             yield FullDisk(file) if len(paths) == 2 else file
 
-    monkeypatch.setattr(checkpoint_utils, "atomic_write", full_the_second_time)
+    monkeypatch.setattr(checkpoints, "atomic_write", full_the_second_time)
     training(config)
     assert paths == ["last.pt.new", "last.pt.new", "round_0.pt.new", "last.pt.new"]
     text = (config.parent / "logs" / "rzz.log").read_text()

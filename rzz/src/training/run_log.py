@@ -18,8 +18,8 @@ from data_utils import interval
 from model.metrics import baselines, scores
 from model.network import cross_entropy_of, parameter_count
 from model.sampling import sampled_predictions
-from run_progress import place, steps_in_run, zeros_left
-from training_utils import learning_rate_at
+from training.optimizer import learning_rate_at
+from training.progress import position_text, steps_in_run, zeros_left
 
 
 def describe_run(config, model, progress, device, reason):
@@ -57,7 +57,7 @@ def log_training(config, progress, losses, rate, clock, total_steps):
     left = zeros_left(progress, config) / speed
     good = [loss for loss in losses if math.isfinite(loss)]
     loss = sum(good) / len(good) if good else None
-    training_log.info("%s · step %s/%s · loss %s%s · lr %.2e · %s zeros/s · elapsed %s · left %s", place(progress, config),
+    training_log.info("%s · step %s/%s · loss %s%s · lr %.2e · %s zeros/s · elapsed %s · left %s", position_text(progress, config),
                       f"{progress.step:,}", f"{total_steps:,}", "none" if loss is None else f"{loss:.4f}",
                       validation_text(progress), rate, f"{speed:,.0f}", format_duration(progress.seconds),
                       format_duration(left))  # fmt: skip
@@ -121,7 +121,7 @@ def write_line(config, progress, **values):
         log.error("Could not write a line of training.jsonl (%s); training goes on without it. Free some space.", error.strerror)
 
 
-def keep_lines(config, count):
+def rewind_log(config, count):
     """Keep the first `count` lines of training.jsonl: those after the checkpoint are of steps that will be made again."""
     path = config.log_folder / "training.jsonl"
     if path.exists():

@@ -7,10 +7,10 @@ Every number in it comes from the checkpoint and, once evaluate.py has measured 
 
 import json
 
-from checkpoint_utils import trained_zeros
 from common.config import ModelConfig, settings_json
 from common.files import atomic_write
 from common.text import format_duration, format_number
+from training.checkpoints import trained_zeros
 
 NAME = "model_card.md"
 CARD = """\

@@ -31,7 +31,7 @@ class Progress:
     validation: dict | None = None  # what was measured last: loss, best_loss of the round, mse_training, mse_validation, …
 
 
-def place(progress, config):
+def position_text(progress, config):
     """'round 3/10 · epoch 1/2 · zero 3,412,608': where the training stands, for a reader."""
     first, count = interval(config, progress.round)
     epoch = min(progress.epoch + 1, config.training.epochs)
@@ -63,7 +63,7 @@ def epochs_left(progress, config):
             yield interval(config, t)[1], progress.row if here else 0
 
 
-class Clock:
+class Stopwatch:
     """Adds the seconds since it last looked to progress.seconds and knows the speed since the last line of the log."""
 
     def __init__(self, progress, device):

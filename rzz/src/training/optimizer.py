@@ -1,17 +1,49 @@
-"""One training step: the optimizer, the learning-rate schedule, the update.
+"""Stage 2: train the transformer on the zeros, in index order, round by round.
 
-    optimizer = make_optimizer(model, config.training)
-    for step, batch in enumerate(iterate_batches(model, dataset, batch_size=128)):
-        loss = training_step(model, optimizer, batch, learning_rate=1e-3, gradient_clip=1.0, seeds=(1, step))
+    python rzz/src/train.py --resume                     # begin, or go on where it stopped: the command to type
+    python rzz/src/train.py --fresh                      # move an existing run aside and begin anew
+    python rzz/src/train.py --resume --check             # what it would meet and how long it would take; writes nothing
+    python rzz/src/train.py --resume --set data.K=3      # with a setting changed for this command
+
+Round t trains on interval t, training.epochs passes of it, and looks at 1% of interval t + 1 as it goes. Ctrl-C,
+SIGTERM or a closed terminal finishes the step, saves checkpoints/last.pt and stops. Settings are in rzz/config.json.
 """
 
 import math
 
 import torch
 
-from common.devices import end_step, fused_adamw, seed_device
-from common.processes import all_reduce_sum, world_size
+from common.devices import end_step, free_memory, fused_adamw, is_out_of_memory, precision, seed_device
+from common.logs import log
+from common.processes import all_reduce_sum, rank, world_size
 from model.network import cross_entropy, logits_of
+
+
+def floats(losses):
+    """Return tensors on a device as a list of floats, in one transfer, which waits for the device."""
+    return torch.stack(losses).tolist() if losses else []
+
+
+def train_step_with_oom_retry(config, trained, model, optimizer, batch, rate, progress, parts):
+    """Return (loss, parts) of one training step, cutting the batch into more parts until the memory holds one.
+
+    trained: what torch.compile has made of `model`. Parts go through `model` itself, since gradients cannot be added up in
+    the CUDA graphs of torch.compile (pytorch#169545).
+    """
+    settings = config.training
+    seeds = (settings.seed, progress.step, rank())
+    dtype, _ = precision(batch.tokens.device, settings.precision)
+    while True:
+        try:
+            used = trained if parts == 1 else model
+            return training_step(used, optimizer, batch, rate, settings.gradient_clip, seeds, parts, dtype), parts
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or 2 * parts > settings.batch_size or world_size() > 1:
+                raise
+        parts *= 2  # outside of the except block, which keeps the failed step's tensors alive
+        free_memory(batch.tokens.device)
+        log.warning("Out of memory with %d zeros at a time: from here on batches of %d are computed in %d parts, for the same "
+                    "updates.", 2 * settings.batch_size // parts, settings.batch_size, parts)
 
 
 def make_optimizer(model, training):
@@ -58,12 +90,12 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]  # model.parameters() takes longer
     norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip)
     finite = torch.isfinite(norm) & torch.isfinite(loss)
-    update_if(finite, optimizer, learning_rate)
+    step_if_finite(finite, optimizer, learning_rate)
     end_step(device)
     return torch.where(finite, loss, torch.nan)
 
 
-def update_if(finite, optimizer, learning_rate):
+def step_if_finite(finite, optimizer, learning_rate):
     """Step `optimizer` where the boolean tensor `finite` says so.
 
     Most fused kernels look at it on the device (`found_inf`, made for torch.amp.GradScaler), so nobody waits for it.

@@ -32,7 +32,7 @@ from common.config import ModelConfig, UserError
 from common.devices import to_cpu
 from common.files import atomic_write, sync_folder
 from model.network import build_model, parameter_count
-from run_progress import Progress
+from training.progress import Progress
 
 log = logging.getLogger("rzz")
 FORMAT = 1
@@ -90,7 +90,7 @@ def restore(checkpoint, model, optimizer, path):
 
     Raises UserError, naming `path`, where they do not fit.
     """
-    with fitting(path):
+    with load_errors(path):
         model.load_state_dict(checkpoint["model"])
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": checkpoint["optimizer"], "param_groups": groups})
@@ -102,14 +102,14 @@ def trained_model(checkpoint, path):
 
     Raises UserError, naming `path`, where the file is of another version of the program.
     """
-    with fitting(path):
+    with load_errors(path):
         model = build_model(ModelConfig(**checkpoint["config"]["model"]), seed=0)
         model.load_state_dict(checkpoint["model"])
         return model
 
 
 @contextmanager
-def fitting(path):
+def load_errors(path):
     """Turn what torch and dataclasses raise about other names and shapes into a UserError that names `path`."""
     try:
         yield
@@ -157,7 +157,7 @@ def latest_checkpoint(folder):
     return None, None
 
 
-def chosen_checkpoint(config, path):
+def find_checkpoint(config, path):
     """Return (checkpoint, its path): the file asked for, or the latest good one of the run."""
     if path is not None:
         return load_checkpoint(path), path
@@ -174,7 +174,7 @@ def checkpoint_files(folder):
     return [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()] + rounds
 
 
-def trained_up_to(checkpoint):
+def last_trained_index(checkpoint):
     """Return the index of the last zero that the checkpoint has been trained on; 0 for none."""
     data, progress = checkpoint["config"]["data"], checkpoint["progress"]
     size = data["interval_size"]
@@ -187,7 +187,7 @@ def trained_up_to(checkpoint):
 
 def trained_zeros(checkpoint):
     """Return (first, last): the indexes of the zeros that the checkpoint has been trained on; (0, 0) for none."""
-    data, last = checkpoint["config"]["data"], trained_up_to(checkpoint)
+    data, last = checkpoint["config"]["data"], last_trained_index(checkpoint)
     return (max(1, data["first_round"] * data["interval_size"]), last) if last else (0, 0)
 
 

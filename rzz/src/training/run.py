@@ -7,15 +7,17 @@
 import datetime
 import os
 
-from checkpoint_utils import checkpoint_files, make_checkpoint, save_checkpoint
 from common.config import UserError, require_writable
 from common.logs import log
 from common.processes import rank
-from model_card import NAME as MODEL_CARD
-from run_progress import place
+from model.network import build_model
+from training.checkpoints import checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
+from training.model_card import NAME as MODEL_CARD
+from training.optimizer import make_optimizer
+from training.progress import Progress, position_text
 
 # What the row position and the weights of a run depend on; a resumed run must agree in all of it.
-FIXED_IN_A_RUN = ("data.interval_size", "data.first_round", "training.batch_size", "training.seed")
+IMMUTABLE_SETTINGS = ("data.interval_size", "data.first_round", "training.batch_size", "training.seed")
 
 
 def refuse_to_overwrite(config, args):
@@ -24,7 +26,7 @@ def refuse_to_overwrite(config, args):
         raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
 
 
-def move_run_aside(config):
+def archive_run(config):
     """Move the checkpoints and training logs of a run to previous_runs/<time>/; return whether there was any of them."""
     logs = [config.log_folder / name for name in ("training.log", "training.jsonl", "evaluation.json", "predictions.jsonl")]
     files = [*config.checkpoint_folder.glob("*.pt"), *(path for path in logs if path.exists() and path.stat().st_size)]
@@ -38,9 +40,9 @@ def move_run_aside(config):
     return True
 
 
-def check_fits(checkpoint, config, path):
+def check_compatible(checkpoint, config, path):
     """Raise UserError, naming the key, where the checkpoint is of another shape, other data or a later round than the settings."""
-    names = [*FIXED_IN_A_RUN, *(f"model.{key}" for key in config.settings["model"])]
+    names = [*IMMUTABLE_SETTINGS, *(f"model.{key}" for key in config.settings["model"])]
     for name in names:
         section, key = name.split(".")
         saved, wanted = checkpoint["config"][section].get(key), config.settings[section][key]
@@ -73,5 +75,16 @@ def save(config, model, optimizer, progress, device, clock, names):
 def require_saved(saved, config, progress):
     """Raise UserError where training ends with a checkpoint that could not be saved."""
     if not saved:
-        raise UserError(f"Stopped at {place(progress, config)}, which could not be saved in {config.checkpoint_folder}: free some "
-                        "space and go on with --resume from the checkpoint before.")
+        raise UserError(f"Stopped at {position_text(progress, config)}, which could not be saved in {config.checkpoint_folder}: "
+                        "free some space and go on with --resume from the checkpoint before.")
+
+
+def begin(config, args, device):
+    """Return (model, optimizer, progress, path of the checkpoint that they were read from, None at the beginning)."""
+    model = build_model(config.model, config.training.seed).to(device)
+    optimizer = make_optimizer(model, config.training)
+    checkpoint, path = (None, None) if args.fresh else latest_checkpoint(config.checkpoint_folder)
+    if checkpoint is None:
+        return model, optimizer, Progress(round=config.data.first_round), None
+    check_compatible(checkpoint, config, path)
+    return model, optimizer, restore(checkpoint, model, optimizer, path), path

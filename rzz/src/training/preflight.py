@@ -14,12 +14,12 @@ from common.text import format_duration
 from data_utils import missing_zeros, zeros_in_memory
 
 SAMPLE = 8192  # zeros, most that are computed for a look
-PATIENCE = 2.0  # seconds that may be spent on timing
+TIMING_BUDGET_S = 2.0  # seconds that may be spent on timing
 STATE_BYTES = 12  # of a parameter in a checkpoint: weight and two averages of AdamW, float32
 ZERO_BYTES = 8  # of a zero in an interval file
 
 
-def report(device, reason, facts):
+def print_preflight(device, reason, facts):
     """Print what the device is, why it was chosen, what of its memory was used up to here, and {name: text} of `facts`."""
     used, in_all = memory(device)
     facts = {
@@ -45,11 +45,11 @@ def sample_zeros(config, first, count):
     return zeros, (time.perf_counter() - began) / count
 
 
-def seconds_of(work, device):
+def median_seconds(work, device):
     """Return the median seconds of a call of `work`, after a first call that is not timed."""
     work()
     seconds = []
-    while not seconds or (sum(seconds) < PATIENCE and len(seconds) < 20):
+    while not seconds or (sum(seconds) < TIMING_BUDGET_S and len(seconds) < 20):
         synchronize(device)
         began = time.perf_counter()
         work()
@@ -67,7 +67,7 @@ def zeros_text(config, intervals, seconds_each):
     return f"{wanted:,}, of which {missing:,} come from {source}, in {format_duration(missing * seconds_each)}"
 
 
-def disk_text(config, intervals, other_bytes=0):
+def check_disk_space(config, intervals, other_bytes=0):
     """What will be written: interval files that are missing, and `other_bytes` of checkpoints.
 
     Raises UserError where the folders cannot be written to or have not enough space.

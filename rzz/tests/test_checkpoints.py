@@ -7,13 +7,21 @@ import pytest
 import torch
 from conftest import batch_of
 
-import checkpoint_utils
-from checkpoint_utils import checksum, latest_checkpoint, load_checkpoint, make_checkpoint, restore, save_checkpoint, trained_model
 from common.config import Config, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
 from model.network import build_model
-from run_progress import Progress
-from training_utils import make_optimizer, training_step
+from training import checkpoints
+from training.checkpoints import (
+    checksum,
+    latest_checkpoint,
+    load_checkpoint,
+    make_checkpoint,
+    restore,
+    save_checkpoint,
+    trained_model,
+)
+from training.optimizer import make_optimizer, training_step
+from training.progress import Progress
 
 ZEROS = RiemannZerosDataset([10, 11, 12], [497738, 529703, 564462])
 
@@ -123,7 +131,7 @@ def test_rounds_are_tried_from_the_latest_down(tmp_path):
 
 
 def test_a_newer_format_says_that_the_program_is_too_old(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_utils, "FORMAT", 99)
+    monkeypatch.setattr(checkpoints, "FORMAT", 99)
     save_checkpoint(checkpoint_of(1), tmp_path / "last.pt")
     monkeypatch.undo()
     with pytest.raises(UserError, match="format 99"):

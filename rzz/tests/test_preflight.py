@@ -8,19 +8,19 @@ import pytest
 import torch
 from conftest import DEVICE, SMALL_RUN, write_config
 
-import check_utils
 import evaluate
 import predict
 import train
 import tune_hyper_parameters
-from check_utils import disk_text, seconds_of, zeros_text
-from checkpoint_utils import make_checkpoint, save_checkpoint
 from common.config import UserError, load_config
 from data_utils import zeros_in_memory
 from model.batches import iterate_batches
 from model.network import build_model, parameter_count
-from run_progress import Progress
-from training_utils import make_optimizer, training_step
+from training import preflight
+from training.checkpoints import make_checkpoint, save_checkpoint
+from training.optimizer import make_optimizer, training_step
+from training.preflight import check_disk_space, median_seconds, zeros_text
+from training.progress import Progress
 
 STAGES = {"tune": tune_hyper_parameters, "train": train, "evaluate": evaluate, "predict": predict}
 
@@ -41,7 +41,7 @@ def run_copy(trained, tmp_path):
 @pytest.fixture
 def check(capsys, monkeypatch):
     """Call a stage with --check; returns {name: text} of what it prints."""
-    monkeypatch.setattr(check_utils, "PATIENCE", 0.0)
+    monkeypatch.setattr(preflight, "TIMING_BUDGET_S", 0.0)
 
     def check(stage, folder, *arguments):
         capsys.readouterr()
@@ -110,7 +110,7 @@ def test_what_the_stage_refuses_the_check_refuses(trained, check, stage, argumen
 
 def test_beside_a_run_that_will_be_moved_aside_all_checkpoints_are_new(trained, check, monkeypatch):
     new = []
-    monkeypatch.setattr(train, "disk_text", lambda config, intervals, size: new.append(size) or "")
+    monkeypatch.setattr(train, "check_disk_space", lambda config, intervals, size: new.append(size) or "")
     check("train", trained, "--resume")
     check("train", trained, "--fresh")
     assert new[1] == 6 * new[0] > 0  # last.pt, last.prev.pt, those of 3 rounds, and one while it is written
@@ -134,13 +134,13 @@ def test_zeros_that_have_a_file_are_not_counted_as_missing(run_copy, check):
 
 def test_space_is_counted_for_files_that_are_missing_and_a_lack_of_it_is_refused(run_copy, monkeypatch):
     config = load_config(run_copy / "config.json")
-    assert disk_text(config, [(300, 300)]).startswith("0.0 MB")
+    assert check_disk_space(config, [(300, 300)]).startswith("0.0 MB")
     # one of the two intervals stands there twice while it is made: 3 × 8 MB, and 12 bytes for each parameter
-    assert disk_text(config, [(10**6, 10**6), (2 * 10**6, 10**6)], 60 * 10**6).startswith("84.0 MB")
+    assert check_disk_space(config, [(10**6, 10**6), (2 * 10**6, 10**6)], 60 * 10**6).startswith("84.0 MB")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**7, 10**7))
     with pytest.raises(UserError, match="Not enough space: 16.0 MB needed"):
-        disk_text(config, [(10**6, 10**6)])
+        check_disk_space(config, [(10**6, 10**6)])
 
 
 def test_a_checkpoint_takes_12_bytes_a_parameter(run_folder):
@@ -151,16 +151,16 @@ def test_a_checkpoint_takes_12_bytes_a_parameter(run_folder):
     training_step(model, optimizer, batch, 1e-3, 1.0, (1, 0))
     save_checkpoint(make_checkpoint(model, optimizer, Progress(1), config, torch.device("cpu")), run_folder / "last.pt")
     size = (run_folder / "last.pt").stat().st_size
-    assert size == pytest.approx(check_utils.STATE_BYTES * parameter_count(model), rel=0.02)
+    assert size == pytest.approx(preflight.STATE_BYTES * parameter_count(model), rel=0.02)
 
 
 def test_a_step_is_timed_by_the_median_without_the_first(monkeypatch):
     lasts = iter([100.0, 1.0, 5.0, 1.5, 9.0])
     now = [0.0]
-    monkeypatch.setattr(check_utils, "PATIENCE", 12.0)
-    monkeypatch.setattr(check_utils.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(preflight, "TIMING_BUDGET_S", 12.0)
+    monkeypatch.setattr(preflight.time, "perf_counter", lambda: now[0])
 
     def work():
         now[0] += next(lasts)
 
-    assert seconds_of(work, torch.device("cpu")) == 5.0
+    assert median_seconds(work, torch.device("cpu")) == 5.0

@@ -1,0 +1,1 @@
+"""One training run: where it stands, its step, its checkpoints, what it logs."""
