@@ -31,7 +31,6 @@ from common.config import CONTEXT, DEFAULT_CONFIG, Config, load_config, require_
 from common.devices import DEVICES, choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
 from common.files import append_json_line
 from data_utils import tuning_splits
-from host_utils import compare_forecasts, measured_host, single_thread, some_zeros
 from model.batches import PREFETCH_ZEROS, iterate_batches
 from model.network import build_model, cross_entropy_of, parameter_count
 from model.reference import (
@@ -46,11 +45,11 @@ from model.reference import (
 )
 from model.sampling import sampled_predictions, sampled_texts, up_to_end
 from model.tokenizer import END, encode_prompts, encode_rows
-from resource_utils import flops_per_zero
 from training.optimizer import learning_rate_at, make_optimizer, training_step
 from transformer import generate
-from tuning_utils import grid_of
-from tuning_workers import finished, tasks_of, tuning_device, worker_count, worker_pool
+from tuning.cost import compare_forecasts, flops_per_zero, measure_hardware, single_thread, some_zeros
+from tuning.grid import grid_of
+from tuning.workers import as_completed, schedule_jobs, tuning_device, worker_count, worker_pool
 from zeta import zeros as zeta_zeros
 
 HEIGHTS = (1, 1_000_000, 10_000_000)  # first indexes
@@ -290,7 +289,7 @@ def print_rates(what, unit, rates):
 def benchmark_tune(arguments):
     chosen, _ = choose_device(arguments.device)
     device, _ = tuning_device(chosen)
-    host = measured_host(chosen)
+    host = measure_hardware(chosen)
     with single_thread():
         compared = {"a core": compare_forecasts(host.core, torch.device("cpu"))}
     compared[chosen.type] = compare_forecasts(host.device, chosen)
@@ -314,11 +313,11 @@ def points_an_hour(device):
         config.tuning.zeros, config.tuning.grid = TUNED_ZEROS, TUNED | {"epochs": [1]}
         points = grid_of(config).points
         training, validation = tuning_splits(config)
-        tasks = tasks_of(config, points, 1, device)
+        tasks = schedule_jobs(config, points, 1, device)
         with worker_pool(config, device, training, validation) as submit:
-            consume(finished(submit, tasks[-worker_count(config, device) :], []))  # a search outlasts their start
+            consume(as_completed(submit, tasks[-worker_count(config, device) :], []))  # a search outlasts their start
             began = time.perf_counter()
-            consume(finished(submit, tasks, []))
+            consume(as_completed(submit, tasks, []))
             search = time.perf_counter() - began
         torch.set_num_threads(fast_cores())
         rates = {"the search": 3600 * len(points) / search}

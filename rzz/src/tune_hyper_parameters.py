@@ -26,15 +26,15 @@ from common.logs import log, start_logging
 from common.processes import catch_stop_signals
 from common.text import format_duration
 from data_utils import tuning_splits
-from host_utils import measured_host
 from model.batches import iterate_batches
 from model.network import build_model
-from resource_utils import training_hours
 from training.optimizer import make_optimizer, training_step
 from training.preflight import check_disk_space, median_seconds, print_preflight, sample_zeros, zeros_text
-from tuning_display import SearchProgress, axis_table, description, ranking_table, state_gb
-from tuning_utils import Ledger, beaten, better_part, grid_of, ranking, rungs_of, same_batch_size
-from tuning_workers import drop_states, finished, state_folder, tasks_of, tuning_device, worker_pool
+from tuning.cost import measure_hardware, training_hours
+from tuning.display import SearchProgress, axis_table, description, ranking_table, state_gb
+from tuning.grid import grid_of
+from tuning.halving import SearchLog, eliminated, promoted, ranking, rungs_of, same_batch_size
+from tuning.workers import as_completed, drop_states, schedule_jobs, state_folder, tuning_device, worker_pool
 
 
 def main(argv=None):
@@ -48,7 +48,7 @@ def main(argv=None):
     if args.check:
         return check(config, chosen, why)
     if args.measure_host:
-        host = measured_host(chosen)
+        host = measure_hardware(chosen)
         config = dataclasses.replace(config, tuning=dataclasses.replace(config.tuning, host=host))
     device, reason = tuning_device(chosen)
     grid = grid_of(config)
@@ -88,7 +88,7 @@ def check(config, device, reason):
 
 def tune(config, grid, device, overrides):
     """Search the grid, show what was found, and write the winner into config.json; return the exit code."""
-    ledger = Ledger(config)
+    ledger = SearchLog(config)
     ledger.write_left_out(grid)
     if not grid.points:
         raise UserError("Every point of tuning.grid was ruled out, for the reasons above: change tuning.grid, or raise "
@@ -130,15 +130,15 @@ def search(config, grid, ledger, device, stop):
     contenders = grid.points
     with worker_pool(config, device, training, validation) as submit, SearchProgress(config, ledger, device) as progress:
         for rung in rungs_of(config):
-            tasks = tasks_of(config, [point for point in contenders if ledger.line(point, rung) is None], rung, device)
+            tasks = schedule_jobs(config, [point for point in contenders if ledger.line(point, rung) is None], rung, device)
             progress.begin_rung(rung, contenders, tasks)
-            for task, results in finished(submit, tasks, stop):
+            for task, results in as_completed(submit, tasks, stop):
                 ledger.write(task.points, task.last_epoch, results)
-                drop_states(config, task, beaten(config, same_batch_size(contenders, task.points[0]), ledger, rung), rung)
+                drop_states(config, task, eliminated(config, same_batch_size(contenders, task.points[0]), ledger, rung), rung)
                 progress.task_done(task)
             if stop:
                 return
-            going_on = better_part(config, contenders, ledger, rung)
+            going_on = promoted(config, contenders, ledger, rung)
             progress.end_rung(rung, contenders, going_on)
             contenders = going_on
 

@@ -14,8 +14,8 @@ from model import batches
 from model.batches import iterate_batches
 from model.network import build_model, cross_entropy, cross_entropy_of, logits_of, parameter_count
 from model.tokenizer import encode, encode_rows, targets_of_rows, token_ids, trajectories, zero_text
-from resource_utils import parameters
 from training.optimizer import learning_rate_at, make_optimizer, training_step
+from tuning.cost import parameter_forecast
 
 SMALL = ModelConfig(d_model=24, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=40, max_prime=30)
 ZEROS = [(10, 497738), (99, 2311886), (127, 2827651), (1234, 16559723)]
@@ -175,4 +175,4 @@ def test_a_small_model_learns_its_zeros_by_heart():
 def test_forecast_of_parameters_is_the_number_of_parameters(kind):
     for settings in (SMALL, Config().model):
         settings = dataclasses.replace(settings, index_embedding=kind)
-        assert parameters(settings) == parameter_count(build_model(settings, seed=0))
+        assert parameter_forecast(settings) == parameter_count(build_model(settings, seed=0))

@@ -22,13 +22,14 @@ from conftest import SMALL_RUN, SRC, write_config
 from test_stages import run, start
 
 import tune_hyper_parameters
-import tuning_workers
 from common.config import UserError, load_config
 from common.files import read_json_lines
-from resource_utils import memory_gb, training_hours
-from tuning_display import description, search_seconds
-from tuning_utils import Ledger, better_part, grid_of, labels, rungs_of, settings_of
-from tuning_workers import state_folder, tasks_of
+from tuning import workers
+from tuning.cost import memory_gb, training_hours
+from tuning.display import description, search_seconds
+from tuning.grid import grid_of, settings_of
+from tuning.halving import SearchLog, outcome, promoted, rungs_of
+from tuning.workers import schedule_jobs, state_folder
 
 GRID = {"epochs": [1, 2, 3], "learning_rate": [0.0003, 0.003, 0.01], "batch_size": [16, 64], "dropout": [0.0, 0.1],
         "num_heads": [1, 2]}  # fmt: skip
@@ -50,7 +51,7 @@ class Trained(list):
 
 
 def workers_without_processes(trained):
-    """What tuning_workers.worker_pool does, within this process."""
+    """What worker_pool does, within this process."""
 
     @contextmanager
     def pool(config, device, training, validation):
@@ -62,7 +63,7 @@ def workers_without_processes(trained):
                 os.kill(os.getpid(), signal.SIGINT)
                 stopped.append(True)
             if not stopped:
-                future.set_result(tuning_workers.train_stack(task, config, device, training, validation, lambda: False))
+                future.set_result(workers.train_stack(task, config, device, training, validation, lambda: False))
                 trained.append(task)
             return future
 
@@ -213,7 +214,7 @@ def test_the_better_part_of_each_batch_size_goes_on(search_folder, seed):
             remaining.remove(best)
             chosen.append(best)
         expected += [point for point in peers if point in chosen]
-    assert better_part(config, points, KnownScores(lines), 1) == expected
+    assert promoted(config, points, KnownScores(lines), 1) == expected
 
 
 def test_rungs_end_with_the_most_epochs_that_the_grid_asks_for(search_folder):
@@ -222,11 +223,11 @@ def test_rungs_end_with_the_most_epochs_that_the_grid_asks_for(search_folder):
 
 
 def test_only_points_that_learned_are_trainable_and_only_finite_ones_stable():
-    assert labels(2.0, [1.0, 1.5], True, 9.0) == {"stable": True, "trainable": True}
-    assert labels(1.0, [0.5, 1.6], True, 9.0) == {"stable": True, "trainable": False}
-    assert labels(2.0, [1.0, 1.5], False, 9.0) == {"stable": False, "trainable": False}
-    assert labels(2.0, [1.0, 1.5], True, math.inf) == {"stable": False, "trainable": False}
-    assert labels(math.nan, [math.nan], False, math.nan) == {"stable": False, "trainable": False}
+    assert outcome(2.0, [1.0, 1.5], True, 9.0) == {"stable": True, "trainable": True}
+    assert outcome(1.0, [0.5, 1.6], True, 9.0) == {"stable": True, "trainable": False}
+    assert outcome(2.0, [1.0, 1.5], False, 9.0) == {"stable": False, "trainable": False}
+    assert outcome(2.0, [1.0, 1.5], True, math.inf) == {"stable": False, "trainable": False}
+    assert outcome(math.nan, [math.nan], False, math.nan) == {"stable": False, "trainable": False}
 
 
 # ---------------------------------------------------------------------------------------------------------- whole searches
@@ -276,22 +277,22 @@ def test_an_interrupted_search_goes_on_to_the_same_lines_and_the_same_winner(who
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_an_interruption_left_is_stacked_as_it_was_before(search_folder, monkeypatch, seed):
-    monkeypatch.setattr(tuning_workers, "stack_size", lambda settings, device: 4)
+    monkeypatch.setattr(workers, "stack_size", lambda settings, device: 4)
     config = load_config(search_folder / "config.json")
     points = grid_of(config).points
-    stacks = {tuple(point.key for point in task.points) for task in tasks_of(config, points, 1, CPU)}
+    stacks = {tuple(point.key for point in task.points) for task in schedule_jobs(config, points, 1, CPU)}
     assert sorted(map(len, stacks)) == [2, 2, 2, 2, 4, 4, 4, 4]
     left = set(random.Random(seed).sample(sorted(stacks), 3))
-    again = tasks_of(config, [point for point in points if any(point.key in stack for stack in left)], 1, CPU)
+    again = schedule_jobs(config, [point for point in points if any(point.key in stack for stack in left)], 1, CPU)
     assert {tuple(point.key for point in task.points) for task in again} == left
 
 
 def test_the_order_in_which_stacks_finish_does_not_matter(whole_search, search_folder, in_process, monkeypatch):
     def shuffled(*given):
-        tasks = tasks_of(*given)
+        tasks = schedule_jobs(*given)
         return random.Random(1).sample(tasks, len(tasks))
 
-    monkeypatch.setattr(tune_hyper_parameters, "tasks_of", shuffled)
+    monkeypatch.setattr(tune_hyper_parameters, "schedule_jobs", shuffled)
     tune(search_folder)
     assert rung_lines(search_folder) == rung_lines(whole_search[0])
 
@@ -314,7 +315,7 @@ def test_a_changed_grid_trains_only_what_is_new(searched_folder, in_process):
 
 def test_a_damaged_state_is_said_and_a_lost_one_trained_again_to_the_same_line(whole_search, search_folder, in_process):
     config = load_config(search_folder / "config.json")
-    in_process.limit = len(tasks_of(config, grid_of(config).points, 1, CPU))
+    in_process.limit = len(schedule_jobs(config, grid_of(config).points, 1, CPU))
     assert tune(search_folder) == 130
     states = list(state_folder(config).iterdir())
     assert len(states) == 8
@@ -361,7 +362,7 @@ def test_a_dry_run_trains_and_writes_nothing(search_folder, in_process, capsys):
 
 
 def test_a_measured_host_is_used_and_written_and_the_old_file_kept(search_folder, in_process, monkeypatch, capsys):
-    monkeypatch.setattr("host_utils.measured_step_seconds", lambda model, size, device: 0.001 * size * model.num_layers)
+    monkeypatch.setattr("tuning.cost.measured_step_seconds", lambda model, size, device: 0.001 * size * model.num_layers)
     before = (search_folder / "config.json").read_text()
     tune(search_folder, "--dry-run", "--measure-host")
     assert "Mac mini" not in capsys.readouterr().out and (search_folder / "config.json").read_text() == before
@@ -425,7 +426,7 @@ def dying_task(task):
     (failing_task, ZeroDivisionError, "in a worker"), (dying_task, UserError, "set tuning.workers lower"),
 ])  # fmt: skip
 def test_a_crash_in_a_worker_is_an_error_and_not_a_result(search_folder, monkeypatch, task, error, says):
-    monkeypatch.setattr(tuning_workers, "train_task", task)
+    monkeypatch.setattr(workers, "train_job", task)
     with pytest.raises(error, match=says) as caught:
         tune(search_folder, "--set", "tuning.workers=1")
     assert error is not ZeroDivisionError or "failing_task" in str(caught.value.__cause__)  # the worker's own traceback
@@ -436,7 +437,7 @@ def test_where_the_search_is_asked_to_stop_a_worker_may_have_ended_but_not_crash
     def ended_with(error):
         future = Future()
         future.set_exception(error)
-        return list(tuning_workers.finished(lambda task: future, ["a task"], stop=[signal.SIGTERM]))
+        return list(workers.as_completed(lambda task: future, ["a task"], stop=[signal.SIGTERM]))
 
     assert ended_with(BrokenProcessPool("terminated abruptly")) == []
     with pytest.raises(RuntimeError, match="shapes do not fit"):
@@ -445,7 +446,7 @@ def test_where_the_search_is_asked_to_stop_a_worker_may_have_ended_but_not_crash
 
 def test_the_ledger_cuts_a_longer_curve_at_the_rung(searched_folder):
     config = load_config(searched_folder / "config.json")
-    ledger = Ledger(config)
+    ledger = SearchLog(config)
     cut = [ledger.line(point, rung) for point in grid_of(config).points for rung in (1, 2, 3)]
     assert [len(line["nats_per_zero"]) for line in cut[::3]] == [1] * 24
     assert sum(line is not None for line in cut) == 24 + 8 + 4

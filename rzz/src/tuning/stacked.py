@@ -23,7 +23,7 @@ from training.optimizer import learning_rate_at, make_optimizer
 from transformer import evaluating
 
 AVERAGED_EPOCHS = 0.25  # over which the weights are averaged
-LAST = 20  # losses whose mean says what a point has learned
+LOSS_WINDOW = 20  # losses whose mean says what a point has learned
 
 
 class StackedDropout(nn.Module):
@@ -51,7 +51,7 @@ def with_stacked_dropout(model):
     return [f"{name}.{child}.rate".lstrip(".") for name, _, child in places]
 
 
-class Stack:
+class StackedModels:
     """Models that differ in learning rate and dropout alone, each with weights, optimizer and averaged weights of its own.
 
     What is scored is a running average of the weights, which stands for the decay of the learning rate at the end of a
@@ -141,7 +141,7 @@ class Stack:
         """Remember what the labels of the points need of the losses of a step, on the device."""
         self.finite &= finite
         self.first_losses = losses if self.first_losses is None else self.first_losses
-        self.last_losses = [*self.last_losses[1 - LAST :], losses]
+        self.last_losses = [*self.last_losses[1 - LOSS_WINDOW :], losses]
 
     def nats_per_zero(self, batches, zeros):
         """Return the cross entropy of every point's averaged weights over `batches`, which hold `zeros` zeros, as floats."""

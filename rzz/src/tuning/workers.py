@@ -29,10 +29,11 @@ from model.batches import iterate_batches
 from model.metrics import scores
 from model.network import VALIDATION_BATCH
 from model.sampling import sampled_predictions
-from resource_utils import columns, flops_per_zero, memory_gb, step_seconds
-from stacked_training import Stack
 from training.checkpoints import write_torch_file
-from tuning_utils import Point, goal, labels, searched_settings
+from tuning.cost import columns, flops_per_zero, memory_gb, step_seconds
+from tuning.grid import Trial, trial_key_settings
+from tuning.halving import outcome, target_epochs
+from tuning.stacked import StackedModels
 
 STACKED_FLOPS = 6e8  # of a step on a CPU: beyond, arithmetic outweighs launching and the caches are too small
 GPU_STACK = 32  # points
@@ -40,10 +41,10 @@ GPU_WORKERS = 4  # processes for each GPU, each of which takes half a gigabyte o
 VALIDATION_COST = 1 / 3  # of a zero that is trained on: there is no backward pass
 
 
-class Task(NamedTuple):
+class Job(NamedTuple):
     """A stack to train: points that differ in learning rate and dropout alone and have finished equally many epochs."""
 
-    points: list[Point]
+    points: list[Trial]
     first_epoch: int  # epochs that are finished
     last_epoch: int
     files: list[Path]  # where the states after first_epoch stand; none where that is 0
@@ -53,15 +54,16 @@ class Task(NamedTuple):
 # --------------------------------------------------------------------------------------------------------- in the parent
 
 
-def tasks_of(config, points, rung, device):
+def schedule_jobs(config, points, rung, device):
     """Return the Tasks that bring `points` to the end of `rung`, the longest first.
 
     Stacks are filled up in order, so that what is left of a rung after an interruption is the same stacks as before.
     """
     stacks = {}
     for point in points:
-        first = max((epochs for epochs in range(goal(point, rung)) if state_file(config, point, epochs).exists()), default=0)
-        stacks.setdefault((shape_of(point), first, goal(point, rung)), []).append(point)
+        last = target_epochs(point, rung)
+        first = max((epochs for epochs in range(last) if state_file(config, point, epochs).exists()), default=0)
+        stacks.setdefault((shape_of(point), first, last), []).append(point)
     tasks = []
     for (_, first, last), members in stacks.items():
         members.sort(key=lambda point: (point.settings.model.dropout, point.settings.training.learning_rate))
@@ -70,13 +72,13 @@ def tasks_of(config, points, rung, device):
             stack = members[start : start + size]
             files = [state_file(config, point, first) for point in stack] if first else []
             more = last < max(point.epochs[-1] for point in stack)
-            tasks.append(Task(stack, first, last, files, [state_file(config, point, last) for point in stack] if more else []))
-    return sorted(tasks, key=lambda task: -task_seconds(config, task, device))
+            tasks.append(Job(stack, first, last, files, [state_file(config, point, last) for point in stack] if more else []))
+    return sorted(tasks, key=lambda task: -job_seconds(config, task, device))
 
 
 def shape_of(point):
     """What the points of one stack have in common, as text."""
-    settings = searched_settings(point.settings)
+    settings = trial_key_settings(point.settings)
     del settings["model"]["dropout"], settings["training"]["learning_rate"]
     return json.dumps(settings)
 
@@ -98,7 +100,7 @@ def state_folder(config):
     return config.checkpoint_folder / "tuning"
 
 
-def task_seconds(config, task, device):
+def job_seconds(config, task, device):
     """Forecast of a Task on one worker of tuning.host."""
     return (task.last_epoch - task.first_epoch) * epoch_seconds(config, task.points[0].settings, len(task.points), device)
 
@@ -144,11 +146,11 @@ def worker_pool(config, device, training, validation):
         stop = context.Event()
         started = context.Value("i", 0)
     given = (config, device, training, validation, stop, started)
-    pool = ProcessPoolExecutor(worker_count(config, device), context, begin_worker, given)
+    pool = ProcessPoolExecutor(worker_count(config, device), context, init_worker, given)
 
     def submit(task):
         with signals_blocked():
-            return pool.submit(train_task, task)
+            return pool.submit(train_job, task)
 
     try:
         yield submit
@@ -157,7 +159,7 @@ def worker_pool(config, device, training, validation):
         pool.shutdown(cancel_futures=True)
 
 
-def finished(submit, tasks, stop):
+def as_completed(submit, tasks, stop):
     """Train the `tasks`; yield each with its results as it is finished, in whatever order. Leave early where `stop` says so."""
     try:
         waiting = {submit(task): task for task in tasks}
@@ -181,7 +183,7 @@ def finished(submit, tasks, stop):
 
 def drop_states(config, task, beaten, rung):
     """Remove the states that nobody will go on from: those before `task`, and those of points that are `beaten` in this rung."""
-    for path in [*task.files, *(state_file(config, point, goal(point, rung)) for point in beaten)]:
+    for path in [*task.files, *(state_file(config, point, target_epochs(point, rung)) for point in beaten)]:
         path.unlink(missing_ok=True)
 
 
@@ -190,7 +192,7 @@ def drop_states(config, task, beaten, rung):
 worker = None  # (config, device, training, validation, stop)
 
 
-def begin_worker(config, device, training, validation, stop, started):
+def init_worker(config, device, training, validation, stop, started):
     """Prepare this process: one thread, no ears for Ctrl-C, which is the parent's to handle, and no life without it."""
     unblock_signals()
     global worker
@@ -199,15 +201,15 @@ def begin_worker(config, device, training, validation, stop, started):
     worker = (config, device_of_worker(device, number), training, validation, stop)
     torch.set_num_threads(1)
     tune_glibc_malloc()
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def end_with_parent():
+def exit_with_parent():
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def train_task(task):
+def train_job(task):
     """Train the points of a Task and return a dictionary for each, or None where the parent asked to stop."""
     config, device, training, validation, stop = worker
     return train_stack(task, config, device, training, validation, stop.is_set)
@@ -221,7 +223,7 @@ def train_stack(task, config, device, training, validation, stopped):
     began = time.monotonic()
     settings = task.points[0].settings
     size = settings.training.batch_size
-    stack = Stack([point.settings for point in task.points], math.ceil(len(training) / size), device)
+    stack = StackedModels([point.settings for point in task.points], math.ceil(len(training) / size), device)
     curves = [[] for _ in task.points]
     if task.files:
         states = [read_state(path) for path in task.files]
@@ -253,7 +255,7 @@ def result_of(stack, member, curve, config, validation):
     """Return what tuning.jsonl says of one point of a trained stack."""
     training = stack.members[member].training
     first, last = stack.first_losses[member].item(), torch.stack(stack.last_losses)[:, member].tolist()
-    found = labels(first, last, bool(stack.finite[member]), curve[-1])
+    found = outcome(first, last, bool(stack.finite[member]), curve[-1])
     some = validation.subset(slice(None, None, math.ceil(len(validation) / training.mse_zeros)))
     measured = {"mse": None, "readable": 0.0}
     if found["stable"]:

@@ -7,11 +7,10 @@ import torch
 from conftest import batch_of
 from torch.utils.flop_counter import FlopCounterMode
 
-import host_utils
 from common.config import INDEX_EMBEDDINGS, ModelConfig, Throughput
-from host_utils import fitted_speed, measured_bytes, some_zeros
 from model.network import build_model, cross_entropy, logits_of
-from resource_utils import activation_bytes, flops_per_zero, state_bytes, step_seconds
+from tuning import cost
+from tuning.cost import activation_bytes, fitted_speed, flops_per_zero, measured_bytes, some_zeros, state_bytes, step_seconds
 
 MODELS = [
     ModelConfig(d_model=32, num_layers=1, num_heads=2, index_embedding="smooth"),
@@ -46,15 +45,15 @@ def test_the_figures_of_a_host_are_found_again_from_its_times(monkeypatch, speed
     def seconds(model, size, device):
         return step_seconds(model, size, T, speed) * (1 + 0.02 * torch.randn((), generator=draw).item())
 
-    monkeypatch.setattr(host_utils, "measured_step_seconds", seconds)
+    monkeypatch.setattr(cost, "measured_step_seconds", seconds)
     found = fitted_speed(torch.device("cpu"))
-    for d_model, layers, size in host_utils.COMPARED:
+    for d_model, layers, size in cost.COMPARED:
         model = ModelConfig(d_model=d_model, num_layers=layers)
         assert step_seconds(model, size, T, found) == pytest.approx(step_seconds(model, size, T, speed), rel=0.1)
 
 
 def test_a_figure_that_does_not_show_in_the_times_is_not_negative(monkeypatch):
-    monkeypatch.setattr(host_utils, "measured_step_seconds", lambda model, size, device: 0.002 * (model.num_layers + 1))
+    monkeypatch.setattr(cost, "measured_step_seconds", lambda model, size, device: 0.002 * (model.num_layers + 1))
     found = fitted_speed(torch.device("cpu"))
     assert found.layer_ms == pytest.approx(2) and found.tflops > 0 and found.gb_per_s > 0
     assert step_seconds(MODELS[2], 128, 23, found) == pytest.approx(0.01, rel=1e-3)

@@ -1,138 +1,32 @@
-"""The search as bookkeeping: the grid and what is ruled out of it, which points go on, what is known of each.
+"""Successive halving as bookkeeping: which trials go on, what is known of each, which is best. Nothing here trains.
 
-    grid = grid_of(config)                                # every combination, each to be trained or ruled out
-    ledger = Ledger(config)                               # logs/tuning.jsonl
-    going_on = better_part(config, contenders, ledger, rung=1)
-
-Nothing here trains; tuning_workers.py does.
+    search_log = SearchLog(config)                        # logs/tuning.jsonl
+    going_on = promoted(config, trials, search_log, rung=1)
 """
 
-import dataclasses
-import hashlib
-import itertools
 import json
 import math
 from typing import NamedTuple
 
-from common.config import GRID_AXES, Config, has_valid_head_dims
 from common.files import append_json_lines, read_json_lines
-from resource_utils import memory_gb, parameters, training_hours
-
-
-class Point(NamedTuple):
-    """A combination of the grid's axes without epochs, which are read off its curve."""
-
-    values: dict  # axis: value
-    settings: Config  # with these values in place
-    epochs: list[int]  # numbers of epochs of the grid for which the host can carry the full training, ascending
-    key: str  # searched_settings as text
-
-    @property
-    def digest(self):
-        return hashlib.sha256(self.key.encode()).hexdigest()[:16]
-
-
-class LeftOut(NamedTuple):
-    """What will not be trained: a point, or the larger numbers of epochs of a point."""
-
-    values: dict
-    reason: str  # the same for all points that it concerns
-    detail: str  # in figures
-
-
-class Grid(NamedTuple):
-    points: list[Point]  # to train
-    ruled_out: list[LeftOut]
-    shortened: list[LeftOut]  # points to train, for fewer epochs than the grid asks for
-
-
-def grid_of(config):
-    """Return the whole Grid: every combination of tuning.grid stands in `points` or in `ruled_out`."""
-    axes = {axis: values for axis, values in config.tuning.grid.items() if axis != "epochs"}
-    grid, known = Grid([], [], []), {}
-    for combination in itertools.product(*axes.values()):
-        values = dict(zip(axes, combination, strict=True))
-        settings = settings_of(config, values)
-        longest = config.tuning.max_training_hours / training_hours(settings, 1)
-        epochs = [count for count in epochs_asked(config) if count <= longest]
-        key = key_of(searched_settings(settings))
-        against = reason_against(settings, epochs, known.get(key))
-        if against is not None:
-            grid.ruled_out.append(LeftOut(values, *against))
-            continue
-        known[key] = values
-        grid.points.append(Point(values, settings, epochs, key))
-        if epochs != epochs_asked(config):
-            grid.shortened.append(LeftOut(values, *too_long(settings, epochs_asked(config)[-1])))
-    return grid
-
-
-def reason_against(settings, epochs, twin):
-    """Return (reason, detail) why a point is not trained, or None. twin: values of the same point met before, or None."""
-    if not has_valid_head_dims(settings.model):
-        return "d_model is not divisible by num_heads", f"{settings.model.d_model} by {settings.model.num_heads}"
-    if twin is not None:
-        return "the same as another point", f"as {point_text(twin)}"
-    if memory_gb(settings) > settings.tuning.max_memory_gb:
-        return f"needs more than tuning.max_memory_gb = {settings.tuning.max_memory_gb:g}", f"{memory_gb(settings):.3g} GB"
-    if not epochs:
-        return too_long(settings, epochs_asked(settings)[0])
-    return None
-
-
-def too_long(settings, epochs):
-    return (f"full training would take more than tuning.max_training_hours = {settings.tuning.max_training_hours:g}",
-            f"{training_hours(settings, epochs):.3g} h with epochs {epochs}")
-
-
-def epochs_asked(config):
-    """The numbers of epochs that the grid asks for, ascending."""
-    return sorted(set(config.tuning.grid.get("epochs", [config.training.epochs])))
-
-
-def settings_of(config, values):
-    """Return the Config with the `values` of a point in place."""
-    changed = {}
-    for section in ("model", "training"):
-        mine = {axis: value for axis, value in values.items() if GRID_AXES[axis] == section}
-        changed[section] = dataclasses.replace(getattr(config, section), **mine)
-    return dataclasses.replace(config, **changed)
-
-
-def searched_settings(settings):
-    """Return all that the curve of a point depends on, as a dictionary: the same for the same training, however written."""
-    model, training = dataclasses.asdict(settings.model), dataclasses.asdict(settings.training)
-    model["d_k"], model["d_v"], model["d_ff"] = settings.model.head_sizes()
-    if model["index_embedding"] != "primes":
-        del model["max_prime"]
-    for key in ("epochs", "max_bad_steps", "checkpoint_interval", "log_interval", "validation_interval", "compile", "precision"):
-        del training[key]
-    return {"zeros": settings.tuning.zeros, "top_p": settings.evaluation.top_p, "model": model, "training": training}
-
-
-def key_of(searched):
-    return json.dumps(searched, sort_keys=True)
-
-
-def point_text(values):
-    return ", ".join(f"{axis} {value}" for axis, value in values.items())
-
+from tuning.cost import parameter_forecast
+from tuning.grid import Trial, key_of, requested_epochs, trial_key_settings
 
 # -------------------------------------------------------------------------------------------------- successive halving
 
 
 def rungs_of(config):
     """The numbers of epochs after which the better part of the points goes on; the last is the grid's largest."""
-    last = epochs_asked(config)[-1]
+    last = requested_epochs(config)[-1]
     return [rung for rung in config.tuning.rungs if rung < last] + [last]
 
 
-def goal(point, rung):
+def target_epochs(point, rung):
     """Epochs that `point` has been trained for when it has finished `rung`."""
     return min(rung, point.epochs[-1])
 
 
-def better_part(config, contenders, ledger, rung):
+def promoted(config, contenders, ledger, rung):
     """Return those of `contenders` that go on after `rung`: tuning.keep of the points of each batch size.
 
     Points of one batch size have made equally many updates; against another batch size, an early score says more about
@@ -143,14 +37,14 @@ def better_part(config, contenders, ledger, rung):
     for peers in by_batch_size(contenders):
         scored = [(score(ledger.line(point, rung)), place) for place, point in enumerate(peers)
                   if (ledger.line(point, rung) or {}).get("trainable")]  # fmt: skip
-        best = sorted(scored)[: places(config, len(peers))]
+        best = sorted(scored)[: num_promoted(config, len(peers))]
         going_on += [peers[place] for _, place in sorted(best, key=lambda entry: entry[1])]
     return going_on
 
 
-def beaten(config, peers, ledger, rung):
+def eliminated(config, peers, ledger, rung):
     """Return those of `peers`, all points of one batch size in a rung, that are known not to go on, whatever the others will do."""
-    going_on = {point.key for point in better_part(config, peers, ledger, rung)}
+    going_on = {point.key for point in promoted(config, peers, ledger, rung)}
     return [point for point in peers if ledger.line(point, rung) and point.key not in going_on]
 
 
@@ -164,7 +58,7 @@ def same_batch_size(points, point):
     return [peer for peer in points if peer.settings.training.batch_size == point.settings.training.batch_size]
 
 
-def places(config, count):
+def num_promoted(config, count):
     """How many of `count` points of one batch size go on."""
     return math.ceil(config.tuning.keep * count - 1e-9)
 
@@ -175,7 +69,7 @@ def score(line):
     return min(nats, default=math.inf), math.inf if line["mse"] is None else line["mse"]
 
 
-def labels(first_loss, last_losses, finite, nats):
+def outcome(first_loss, last_losses, finite, nats):
     """Return {"stable", "trainable"} of a point: finished with finite numbers; and below its first loss at the end."""
     stable = finite and math.isfinite(nats)
     return {"stable": stable, "trainable": stable and sum(last_losses) / len(last_losses) < first_loss}
@@ -184,7 +78,7 @@ def labels(first_loss, last_losses, finite, nats):
 # --------------------------------------------------------------------------------------------------------- what is known
 
 
-class Ledger:
+class SearchLog:
     """logs/tuning.jsonl: one line a finished rung of a point, found again by the point's settings."""
 
     def __init__(self, config):
@@ -199,7 +93,7 @@ class Ledger:
 
     def line(self, point, rung):
         """Return what is known of `point` after `rung`, or None: its line, its curve cut off there if it is a later one."""
-        epochs = goal(point, rung)
+        epochs = target_epochs(point, rung)
         later = [count for count in self.lines.get(point.key, ()) if count >= epochs]
         if not later:
             return None
@@ -213,8 +107,9 @@ class Ledger:
 
     def write(self, points, epochs, results):
         """Add what was found of each of `points` after so many epochs, all of them in one piece."""
-        lines = [{"kind": "rung", "point": point.values, "epochs": epochs, **result, "parameters": parameters(point.settings.model),
-                  "settings": searched_settings(point.settings)}
+        lines = [{"kind": "rung", "point": point.values, "epochs": epochs, **result,
+                  "parameters": parameter_forecast(point.settings.model),
+                  "settings": trial_key_settings(point.settings)}
                  for point, result in zip(points, results, strict=True)]  # fmt: skip
         append_json_lines(self.path, lines)
         for line in lines:
@@ -237,7 +132,7 @@ class Ranked(NamedTuple):
     nats: float
     epochs: int
     line: dict
-    point: Point
+    point: Trial
 
 
 def ranking(grid, ledger):

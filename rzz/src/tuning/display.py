@@ -13,21 +13,22 @@ import time
 from common.devices import describe_device
 from common.logs import log, progress_bar
 from common.text import format_duration
-from resource_utils import state_bytes, training_hours
-from tuning_utils import best_so_far, by_batch_size, epochs_asked, places, point_text, rungs_of, score
-from tuning_workers import epoch_seconds, stack_size, task_seconds, worker_count
+from tuning.cost import state_bytes, training_hours
+from tuning.grid import requested_epochs, trial_text
+from tuning.halving import best_so_far, by_batch_size, num_promoted, rungs_of, score
+from tuning.workers import epoch_seconds, job_seconds, stack_size, worker_count
 
 LINE_SECONDS = 60  # between lines of the log within a rung
 
 
 def description(config, grid, device, reason):
     """Return the text that stands at the beginning: the whole grid, what is left out of it and why, and the forecasts."""
-    tuning, epochs = config.tuning, epochs_asked(config)
+    tuning, epochs = config.tuning, requested_epochs(config)
     axes = {axis: values for axis, values in tuning.grid.items() if axis != "epochs"}
     total = len(grid.points) + len(grid.ruled_out)
     sizes = " × ".join(f"{len(values)} {axis}" for axis, values in axes.items()) or "1"
     lines = [f"grid: {sizes} = {total:,} points; with {len(epochs)} numbers of epochs {total * len(epochs):,} settings"]
-    lines += left_out_lines("ruled out", grid.ruled_out) + left_out_lines("trained for fewer epochs", grid.shortened)
+    lines += excluded_lines("ruled out", grid.ruled_out) + excluded_lines("trained for fewer epochs", grid.shortened)
     if grid.points:
         hours = [training_hours(point.settings, count) for point in grid.points for count in (point.epochs[0], point.epochs[-1])]
         lines.append(f"full training on {tuning.host.name}: {format_duration(3600 * min(hours))} to "
@@ -43,12 +44,12 @@ def description(config, grid, device, reason):
     return "\n".join(lines)
 
 
-def left_out_lines(title, left_out):
+def excluded_lines(title, left_out):
     """'ruled out: 12' and below it a line for each reason with its number of points and an example."""
     lines = [f"{title}: {len(left_out):,}"]
     for reason in dict.fromkeys(entry.reason for entry in left_out):
         those = [entry for entry in left_out if entry.reason == reason]
-        lines.append(f"    {len(those):,}: {reason}, e.g. {point_text(those[0].values)} ({those[0].detail})")
+        lines.append(f"    {len(those):,}: {reason}, e.g. {trial_text(those[0].values)} ({those[0].detail})")
     return lines
 
 
@@ -57,7 +58,7 @@ def rung_sizes(config, grid):
     sizes, groups = [], [len(peers) for peers in by_batch_size(grid.points)]
     for _ in rungs_of(config):
         sizes.append(sum(groups))
-        groups = [places(config, count) for count in groups]
+        groups = [num_promoted(config, count) for count in groups]
     return sizes
 
 
@@ -73,7 +74,7 @@ def search_seconds(config, points, rungs, device):
         alone = sorted((epoch_seconds(config, point.settings, 1, device) for point in peers), reverse=True)
         count = len(peers)
         for before, rung in zip(rungs, rungs[1:], strict=False):
-            count = places(config, count)
+            count = num_promoted(config, count)
             likely += (rung - before) * count * sum(alone) / len(alone)
             most += (rung - before) * sum(alone[:count])
     return likely, most
@@ -88,7 +89,7 @@ def stacked_seconds(config, point, device):
 def state_gb(config, points):
     """Most gigabytes that states of points may take on the disk at once: those that go on after the first rung, if largest."""
     sizes = (sorted((state_bytes(point.settings.model) for point in peers), reverse=True) for peers in by_batch_size(points))
-    return sum(sum(group[: places(config, len(group))]) for group in sizes) / 1e9
+    return sum(sum(group[: num_promoted(config, len(group))]) for group in sizes) / 1e9
 
 
 class SearchProgress:
@@ -115,11 +116,11 @@ class SearchProgress:
         rungs = rungs_of(self.config)
         ahead, _ = search_seconds(self.config, contenders, rungs[rungs.index(rung) :], self.device)
         this, _ = search_seconds(self.config, contenders, [rung], self.device)
-        self.bar.total = self.worked + sum(task_seconds(self.config, task, self.device) for task in tasks) + ahead - this
+        self.bar.total = self.worked + sum(job_seconds(self.config, task, self.device) for task in tasks) + ahead - this
         self.show()
 
     def task_done(self, task):
-        seconds = task_seconds(self.config, task, self.device)
+        seconds = job_seconds(self.config, task, self.device)
         self.worked, self.done = self.worked + seconds, self.done + len(task.points)
         self.bar.update(seconds)
         self.show()
@@ -172,8 +173,8 @@ def axis_table(config, grid, ledger):
             best = min((score(ledger.last_line(point))[0] for point, line in those if line["trainable"]), default=math.inf)
             rows.append((axis, str(value), f"{len(those):,}", f"{len(good):,}", nats_text(mean(good)), nats_text(best)))
     longest = [ledger.last_line(point) for point in grid.points]
-    curves = [line["nats_per_zero"] for line in longest if line["trainable"] and line["epochs"] == epochs_asked(config)[-1]]
-    for count in epochs_asked(config):
+    curves = [line["nats_per_zero"] for line in longest if line["trainable"] and line["epochs"] == requested_epochs(config)[-1]]
+    for count in requested_epochs(config):
         scores = [curve[count - 1] for curve in curves]
         rows.append(("epochs", str(count), f"{len(curves):,}", f"{len(curves):,}", nats_text(mean(scores)),
                      nats_text(min(scores, default=math.inf))))

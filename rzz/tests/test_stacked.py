@@ -11,8 +11,8 @@ from common.devices import seed_device
 from data_utils import RiemannZerosDataset
 from model.batches import iterate_batches
 from model.network import build_model, cross_entropy_of
-from stacked_training import Stack, with_stacked_dropout
 from training.optimizer import learning_rate_at, make_optimizer, training_step
+from tuning.stacked import StackedModels, with_stacked_dropout
 from zeta.riemann_siegel import smooth_zeros
 
 SMALL = ModelConfig(d_model=16, num_layers=2, num_heads=2, d_k=8, d_v=6, d_ff=24, max_prime=30)
@@ -32,7 +32,7 @@ def member(learning_rate, dropout, **model):
 
 
 def train(members, steps=STEPS, stack=None):
-    stack = stack or Stack(members, steps_per_epoch=40, device=DEVICE)
+    stack = stack or StackedModels(members, steps_per_epoch=40, device=DEVICE)
     ready = list(iterate_batches(stack.model, some_zeros(), SIZE))
     for _ in range(steps):
         stack.step(ready[stack.steps % 15])
@@ -94,7 +94,7 @@ def test_a_stack_that_goes_on_from_its_state_is_the_same_bit_for_bit():
     members = [member(0.001, 0.2), member(0.01, 0.0)]
     through = train(members, 30)
     half = train(members, 17)
-    resumed = Stack(members[::-1], steps_per_epoch=40, device=DEVICE)
+    resumed = StackedModels(members[::-1], steps_per_epoch=40, device=DEVICE)
     resumed.load_states([half.state(1), half.state(0)])
     train(members[::-1], 13, resumed)
     assert resumed.steps == 30
