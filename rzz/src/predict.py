@@ -34,7 +34,7 @@ from common.logs import log, progress_bar, start_logging
 from common.text import format_duration
 from data_utils import zeros_in_memory
 from model.sampling import answer, predict
-from prediction_text import card, column_widths, table_head, table_line
+from reporting.prediction_card import card, column_widths, table_head, table_line
 from training.checkpoints import find_checkpoint, trained_model, trained_zeros
 from training.preflight import median_seconds, print_preflight
 

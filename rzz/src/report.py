@@ -16,8 +16,8 @@ from common.config import UserError, load_config
 from common.files import read_json_lines
 from common.logs import start_logging
 from common.text import format_duration, format_number
-from report_pages import Numbers, Paragraph, Sentences, write_pages
-from report_sections import evaluation_section, of_kind, training_section, tuning_section
+from reporting.pages import Numbers, Paragraph, Sentences, write_pages
+from reporting.sections import evaluation_section, of_kind, training_section, tuning_section
 
 LOGS = ("tuning.jsonl", "training.jsonl", "evaluation.json")
 

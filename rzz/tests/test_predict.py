@@ -16,7 +16,7 @@ from common.config import UserError, load_config
 from common.logs import log, progress_bar, start_logging
 from model.sampling import Prediction, answer, character_probabilities, predict
 from model.tokenizer import decode, encode
-from prediction_text import bar, card, column_widths, table_head, table_line, training_text
+from reporting.prediction_card import bar, card, column_widths, table_head, table_line, training_text
 from training.checkpoints import latest_checkpoint, trained_model, trained_zeros
 from transformer import on_device
 

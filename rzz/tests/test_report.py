@@ -19,8 +19,8 @@ from common.config import UserError, load_config
 from data_utils import validation_zeros
 from model.metrics import gue_share_below, gue_spacing_density
 from model.tokenizer import SCALE
-from report_pages import Figures, Sentences, Table
-from report_sections import evaluation_section, prediction_blocks, sentence, training_section, tuning_section
+from reporting.pages import Figures, Sentences, Table
+from reporting.sections import evaluation_section, prediction_blocks, sentence, training_section, tuning_section
 from zeta.riemann_siegel import smooth_zeros
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from common.text import format_duration, format_number
 from model.metrics import gue_share_below, measure_cells
 from model.tokenizer import DECIMALS
-from report_pages import Figure, Figures, Heading, Paragraph, Sentences, Table
-from report_plots import (
+from reporting.figures import (
     accuracy_map,
     error_histogram,
     loss_curves,
@@ -22,6 +21,7 @@ from report_plots import (
     speed_curve,
     tuning_map,
 )
+from reporting.pages import Figure, Figures, Heading, Paragraph, Sentences, Table
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 ENDS = 5  # best and worst predictions that are shown

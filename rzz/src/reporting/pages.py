@@ -13,7 +13,7 @@ from typing import Any
 
 from common.config import require_writable
 from common.files import atomic_write
-from report_plots import svg_text
+from reporting.figures import svg_text
 
 
 @dataclass
