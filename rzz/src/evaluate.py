@@ -19,9 +19,9 @@ from common.config import ModelConfig, UserError, load_config
 from common.devices import choose_device, describe_device
 from common.files import atomic_write, write_json_lines
 from common.logs import log, start_logging
-from common.text import format_duration, format_number
+from common.text import format_duration, format_number, format_table
 from data_utils import interval, test_zeros, training_zeros
-from model.metrics import baselines, measure_cells, scores
+from model.metrics import baselines, result_table, scores
 from model.network import build_model, cross_entropy_of, parameter_count
 from model.sampling import sampled_predictions
 from model.tokenizer import SCALE
@@ -121,24 +121,13 @@ def prediction_lines(dataset, predictions):
 
 
 def table(result):
-    """Return the result as a table for a reader, the baselines beside the model."""
-    rows = [("", "MSE", "RMSE", "median |error|", "in spacings", "readable", "nats/zero", "nats/token")]
-    rows.append(("model, sampled", *measure_cells(result), f"{result['nats_per_zero']:.3f}", f"{result['nats_per_token']:.4f}"))
-    mean = result["mse_of_mean_prediction"]
-    rows.append((f"model, mean of {result['runs']} runs", format_number(mean), format_number(mean and math.sqrt(mean)), *[""] * 5))
-    untrained = result["untrained"]
-    rows.append(("untrained model", *[""] * 5, f"{untrained['nats_per_zero']:.3f}", f"{untrained['nats_per_token']:.4f}"))
-    for name, measured in result["baselines"].items():
-        rows.append((name, *measure_cells(measured), "", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
-             for row in rows]
-    lines.insert(1, "─" * len(lines[0]))
+    """Return the result as a table for a reader, the model compared with the baselines."""
     title = (f"zeros {result['first_index']:,} … {result['last_index']:,}, {result['runs']} runs, nucleus p = {result['top_p']:g}; "
              f"index embedding {result['index_embedding']!r}, {result['parameters']:,} parameters")
-    accuracy = " ".join(f"{100 * share:.0f}" for share in result["accuracy_by_position"])
     spread = f"MSE {format_number(result['mse'])} ± {format_number(result['mse_spread'])} (standard deviation over the runs)"
-    return "\n".join([title, "", *lines, "", spread, f"characters right, by position of the value, in %: {accuracy}"])
+    accuracy = " ".join(f"{100 * share:.0f}" for share in result["accuracy_by_position"])
+    return "\n".join([title, "", *format_table(result_table(result), rule=True), "", spread,
+                      f"characters right, by position of the value, in %: {accuracy}"])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -203,8 +203,8 @@ def derive_seed(*numbers):
 
 
 class FusedAdamW(NamedTuple):
-    there: bool  # one launch for all parameters
-    heeds_found_inf: bool  # leaves everything as it is where `found_inf` says so
+    available: bool  # one launch for all parameters
+    supports_found_inf: bool  # leaves everything as it is where `found_inf` says so
 
 
 @functools.cache

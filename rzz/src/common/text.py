@@ -2,9 +2,8 @@
 
     format_duration(3723)                   # '1 h 2 min'
     format_number(0.0035651)                # '0.003565'
+    "\\n".join(format_table([("", "MSE"), ("smooth count", "0.0445")]))
 """
-
-
 
 
 def format_duration(seconds):
@@ -18,5 +17,19 @@ def format_duration(seconds):
 
 
 def format_number(value):
-    """A measure with four digits, '–' where there is none."""
+    """A measure with four digits, '–' if there is none."""
     return "–" if value is None else f"{value:.4g}"
+
+
+def format_table(rows, rule=False):
+    """Return rows of texts as lines, each column as wide as its widest cell. rule: draw a line below the first row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [format_row(row, widths) for row in rows]
+    return [lines[0], "─" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]] if rule else lines
+
+
+def format_row(cells, widths):
+    """Return one line of a table: the first cell on the left of its column, the others on the right of theirs."""
+    first, *others = (cell.rjust(width) if column else cell.ljust(width)
+                      for column, (cell, width) in enumerate(zip(cells, widths, strict=True)))  # fmt: skip
+    return "  ".join([first, *others]).rstrip()

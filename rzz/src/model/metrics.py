@@ -13,6 +13,9 @@ from common.text import format_number
 from model.tokenizer import SCALE
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
+MEASURES = {"mse": "MSE", "rmse": "RMSE", "median_absolute_error": "median |error|", "median_error_in_spacings": "in spacings",
+            "readable": "readable", "nats_per_zero": "nats/zero", "nats_per_token": "nats/token"}  # fmt: skip
+
 
 def scores(predictions, dataset):
     """Return the measures of float64 predictions (zeros, runs), NaN where unreadable, against the true zeros.
@@ -81,7 +84,19 @@ def gue_share_below(s):
     return math.erf(2 * s / math.sqrt(math.pi)) - 4 * s / math.pi * math.exp(-4 * s**2 / math.pi)
 
 
-def measure_cells(measured):
-    """The cells of a table for what `scores` returned: MSE, RMSE, median error, the same in spacings, readable."""
-    names = ("mse", "rmse", "median_absolute_error", "median_error_in_spacings")
-    return [*(format_number(measured[name]) for name in names), f"{measured['readable']:.4f}"]
+def result_table(evaluation):
+    """Return rows of cells, a header first, of what evaluate.py found: the model, and on the same zeros what needs no model."""
+    mean = evaluation["mse_of_mean_prediction"]
+    rows = {"model, sampled": evaluation,
+            f"model, mean of {evaluation['runs']} runs": {"mse": mean, "rmse": mean and math.sqrt(mean)},
+            "untrained model": evaluation["untrained"], **evaluation["baselines"]}  # fmt: skip
+    return [["", *MEASURES.values()], *([name, *(measure_cell(measured, key) for key in MEASURES)]
+                                        for name, measured in rows.items())]  # fmt: skip
+
+
+def measure_cell(measured, key):
+    """The text of a measure in a table; empty if it is not among `measured`."""
+    decimals = {"readable": 4, "nats_per_zero": 3, "nats_per_token": 4}
+    if key not in measured:
+        return ""
+    return f"{measured[key]:.{decimals[key]}f}" if key in decimals else format_number(measured[key])

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 
 from common.text import format_duration, format_number
-from model.metrics import gue_share_below, measure_cells
+from model.metrics import gue_share_below, result_table
 from model.tokenizer import DECIMALS
 from reporting.figures import (
     accuracy_map,
@@ -40,11 +40,8 @@ def evaluation_section(evaluation, predictions):
     yield Paragraph(f"Zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, each written {evaluation['runs']} times "
                     f"by nucleus sampling with p = {evaluation['top_p']:g}. The model was trained for "
                     f"{format_duration(evaluation['seconds_trained'])}, up to zero {evaluation['trained_up_to']:,}.")  # fmt: skip
-    yield Table(["", "MSE", "RMSE", "median |error|", "in mean spacings", "readable"], [
-        ["model, sampled", *measure_cells(evaluation)],
-        [f"model, mean of {evaluation['runs']} runs", *mean_measures(evaluation["mse_of_mean_prediction"])],
-        *([name, *measure_cells(measured)] for name, measured in evaluation["baselines"].items()),
-    ])  # fmt: skip
+    header, *rows = result_table(evaluation)
+    yield Table(header, rows)
     shares = evaluation["accuracy_by_position"]
     yield Table(["place of the character", *place_names(len(shares))], [["right, in %", *(f"{100 * each:.0f}" for each in shares)]])
     trained, untrained = (f"{each['nats_per_zero']:.3f} nats per zero, {each['nats_per_token']:.4f} per character"
@@ -52,10 +49,6 @@ def evaluation_section(evaluation, predictions):
     yield Paragraph(f"Cross entropy: {trained}; before training {untrained}.")
     if predictions:
         yield from prediction_blocks(predictions)
-
-
-def mean_measures(mse):
-    return [format_number(mse), format_number(mse and math.sqrt(mse)), "", "", ""]
 
 
 def prediction_blocks(lines):

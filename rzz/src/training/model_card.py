@@ -10,6 +10,7 @@ import json
 from common.config import ModelConfig, settings_json
 from common.files import atomic_write
 from common.text import format_duration, format_number
+from model.metrics import result_table
 from training.checkpoints import trained_zeros
 
 NAME = "model_card.md"
@@ -69,8 +70,7 @@ PRIOR = {
               "zero) is computed and told to it. What it adds has to be judged against that line of the table.",
 }  # fmt: skip
 PRIOR |= {"place": PRIOR["digits"], "primes": PRIOR["smooth"]}
-MEASURES = {"mse": "MSE", "rmse": "RMSE", "median_absolute_error": "median error", "median_error_in_spacings": "in mean spacings",
-            "readable": "readable", "nats_per_zero": "nats/zero", "nats_per_token": "nats/token"}  # fmt: skip
+
 
 
 def write_model_card(config, checkpoint):
@@ -122,12 +122,7 @@ def measured(evaluation):
     """The test set's measures and baselines as a table in Markdown."""
     if evaluation is None:
         return "The test set has not been measured: `evaluate.py` adds it here, beside the baselines."
-    rows = {f"model, {evaluation['runs']} sampled runs": evaluation,
-            "model, mean of the runs": {"mse": evaluation["mse_of_mean_prediction"]},
-            "untrained model": evaluation["untrained"], **evaluation["baselines"]}  # fmt: skip
+    header, *rows = result_table(evaluation)
     lines = [f"Test set: zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, nucleus sampling with p = "
-             f"{evaluation['top_p']:g}. Errors are over what was readable.", "",
-             "| | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]  # fmt: skip
-    for name, measures in rows.items():
-        lines.append(f"| {name} | " + " | ".join(format_number(measures.get(key)) for key in MEASURES) + " |")
-    return "\n".join(lines)
+             f"{evaluation['top_p']:g}. Errors are over what was readable.", ""]  # fmt: skip
+    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))])

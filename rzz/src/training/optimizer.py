@@ -1,12 +1,8 @@
-"""Stage 2: train the transformer on the zeros, in index order, round by round.
+"""One training step: AdamW, the learning-rate schedule, the update.
 
-    python rzz/src/train.py --resume                     # begin, or go on where it stopped: the command to type
-    python rzz/src/train.py --fresh                      # move an existing run aside and begin anew
-    python rzz/src/train.py --resume --check             # what it would meet and how long it would take; writes nothing
-    python rzz/src/train.py --resume --set data.K=3      # with a setting changed for this command
-
-Round t trains on interval t, training.epochs passes of it, and looks at 1% of interval t + 1 as it goes. Ctrl-C,
-SIGTERM or a closed terminal finishes the step, saves checkpoints/last.pt and stops. Settings are in rzz/config.json.
+    optimizer = make_optimizer(model, config.training)
+    for step, batch in enumerate(iterate_batches(model, dataset, batch_size=128)):
+        loss = training_step(model, optimizer, batch, learning_rate=1e-3, gradient_clip=1.0, seeds=(1, step))
 """
 
 import math
@@ -17,6 +13,8 @@ from common.devices import end_step, free_memory, fused_adamw, is_out_of_memory,
 from common.logs import log
 from common.processes import all_reduce_sum, rank, world_size
 from model.network import cross_entropy, logits_of
+
+ADAMW = {"betas": (0.9, 0.95), "eps": 1e-8}  # of training, of tuning's stacks and of the plain GPT that benchmark.py compares with
 
 
 def floats(losses):
@@ -46,14 +44,17 @@ def train_step_with_oom_retry(config, trained, model, optimizer, batch, rate, pr
                     "updates.", 2 * settings.batch_size // parts, settings.batch_size, parts)
 
 
-def make_optimizer(model, training):
-    """Return AdamW over the model's parameters; weight decay on matrices alone, not on biases, norms and embeddings."""
+def make_optimizer(model, training, fused=None):
+    """Return AdamW over the model's parameters; weight decay on matrices alone, not on biases, norms and embeddings.
+
+    fused: whether one launch updates all parameters; None does so on devices that can.
+    """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     decayed = [p for p in model.parameters() if p.dim() >= 2 and id(p) not in embeddings]
     others = [p for p in model.parameters() if p.dim() < 2 or id(p) in embeddings]
     groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    fused = fused_adamw(model.head.weight.device).there
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=fused)
+    fused = fused_adamw(model.head.weight.device).available if fused is None else fused
+    return torch.optim.AdamW(groups, lr=training.learning_rate, fused=fused, **ADAMW)
 
 
 def learning_rate_at(step, total_steps, training):
@@ -102,7 +103,7 @@ def step_if_finite(finite, optimizer, learning_rate):
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    if fused_adamw(finite.device).heeds_found_inf:
+    if fused_adamw(finite.device).supports_found_inf:
         optimizer.found_inf, optimizer.grad_scale = (~finite).float(), None
         optimizer.step()
     elif bool(finite):
