@@ -14,7 +14,6 @@ point, and what stands there is not trained again.
 """
 
 import dataclasses
-import math
 import os
 import shutil
 
@@ -26,12 +25,8 @@ from common.logs import log, start_logging
 from common.processes import catch_stop_signals
 from common.text import format_duration
 from data_utils import tuning_splits
-from model.batches import iterate_batches
-from model.network import build_model
-from training.optimizer import make_optimizer, training_step
-from training.preflight import check_disk_space, median_seconds, print_preflight, sample_zeros, zeros_text
 from tuning.cost import measure_hardware, training_hours
-from tuning.display import SearchProgress, axis_table, description, ranking_table, state_gb
+from tuning.display import SearchProgress, axis_table, description, ranking_table
 from tuning.grid import grid_of
 from tuning.halving import SearchLog, eliminated, promoted, ranking, rungs_of, same_batch_size
 from tuning.workers import as_completed, drop_states, schedule_jobs, state_folder, tuning_device, worker_pool
@@ -40,13 +35,10 @@ from tuning.workers import as_completed, drop_states, schedule_jobs, state_folde
 def main(argv=None):
     parser = stage_parser(__doc__)
     parser.add_argument("--dry-run", action="store_true", help="count the grid and forecast the hours, train and write nothing")
-    parser.add_argument("--check", action="store_true", help="time a few steps in memory, and write nothing")
     parser.add_argument("--measure-host", action="store_true", help="measure this machine and make it tuning.host of config.json")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
-    chosen, why = choose_device(config.runtime.device)
-    if args.check:
-        return check(config, chosen, why)
+    chosen, _ = choose_device(config.runtime.device)
     if args.measure_host:
         host = measure_hardware(chosen)
         config = dataclasses.replace(config, tuning=dataclasses.replace(config.tuning, host=host))
@@ -67,23 +59,6 @@ def main(argv=None):
             write_back(config.path, {"tuning": {"host": dataclasses.asdict(host)}})
             log.info("Written to %s: tuning.host; the file before is config.previous.json", config.path)
         return tune(config, grid, device, args.overrides)
-
-
-def check(config, device, reason):
-    """Print what the search would meet, and how long an epoch takes with the model of the settings, from a few steps in memory."""
-    disk = check_disk_space(config, [(1, config.tuning.zeros)], 1e9 * state_gb(config, grid_of(config).points))
-    zeros, seconds_each = sample_zeros(config, 1, config.tuning.zeros)
-    training, model = config.training, build_model(config.model, config.training.seed).to(device)
-    optimizer, batch = make_optimizer(model, training), next(iterate_batches(model, zeros, training.batch_size))
-    seeds = training.seed, 0
-    seconds = median_seconds(lambda: training_step(model, optimizer, batch, 0.0, training.gradient_clip, seeds), device)
-    steps = math.ceil(0.9 * config.tuning.zeros / training.batch_size)
-    print_preflight(device, reason, {
-        "disk": disk,
-        "zeros": zeros_text(config, [(1, config.tuning.zeros)], seconds_each),
-        "one step": f"{training.batch_size} zeros in {1000 * seconds:.0f} ms with the model of the settings, alone",
-        "forecast": f"{format_duration(steps * seconds)} for an epoch of {steps:,} such steps; --dry-run forecasts the search",
-    })  # fmt: skip
 
 
 def tune(config, grid, device, overrides):

@@ -24,6 +24,7 @@ from test_stages import run, start
 import tune_hyper_parameters
 from common.config import UserError, load_config
 from common.files import read_json_lines
+from model.network import build_model, parameter_count
 from tuning import workers
 from tuning.cost import memory_gb, training_hours
 from tuning.display import description, search_seconds
@@ -173,6 +174,13 @@ def test_the_default_grid_has_what_was_specified_and_a_forecast_of_three_hours_a
     assert len(grid.points) + len(grid.ruled_out) == math.prod(len(values) for axis, values in axes.items() if axis != "epochs")
     likely, most = search_seconds(config, grid.points, rungs_of(config), CPU)
     assert likely <= most <= 3 * 3600 * config.tuning.host.cores
+
+
+@pytest.mark.parametrize("keep, states", [(1.0, 2), (0.5, 1)])  # of 2 learning rates with one head; three do not fit d_model
+def test_the_states_of_the_points_that_may_go_on_are_counted(run_folder, keep, states):
+    config = load_config(run_folder / "config.json", ["model.d_model=256", f"tuning.keep={keep}"])
+    megabytes = 16 * parameter_count(build_model(config.model, seed=1)) / 1e6  # weights, their running average, and AdamW's two
+    assert f"up to {states * megabytes:,.0f} MB on disk" in description(config, grid_of(config), CPU, "")
 
 
 # --------------------------------------------------------------------------------------------------------------- halving
