@@ -83,3 +83,6 @@ def stop_after_the_third_step():
         yield Requests()
 
     return requests
+
+
+from searches import in_process, search_folder, searched_folder, whole_search  # noqa: E402, F401 - the fixtures of the search's tests

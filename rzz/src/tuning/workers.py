@@ -1,13 +1,14 @@
-"""The search as work: stacks of points trained by several processes at a time, each going on where its points stand.
+"""The search as work: stacks of trials trained by several processes at a time, each resumed from the states of its trials.
 
     with worker_pool(config, device, training, validation) as submit:
-        results = submit(task).result()         # for each point {"nats_per_zero": [...], "mse": ..., "stable": True, ...}
+        results = submit(job).result()          # for each trial {"nats_per_zero": [...], "mse": ..., "stable": True, ...}
 
 On a CPU a process has one thread, since a model this small gains little from a second one: as many processes as fast
-cores. On a GPU a process launches operations for stacks that are larger, and several of them keep it busy. What comes out
-depends on neither the number of processes nor their order. Several GPUs share the processes evenly.
+cores. On a GPU a process launches operations for stacks that are larger, and several of them keep it busy. The results
+depend neither on the number of processes nor on their order. Several GPUs share the processes evenly.
 """
 
+import hashlib
 import json
 import math
 import multiprocessing
@@ -17,7 +18,6 @@ import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -36,84 +36,66 @@ from tuning.halving import outcome, target_epochs
 from tuning.stacked import StackedModels
 
 STACKED_FLOPS = 6e8  # of a step on a CPU: beyond, arithmetic outweighs launching and the caches are too small
-GPU_STACK = 32  # points
 GPU_WORKERS = 4  # processes for each GPU, each of which takes half a gigabyte of the GPU for itself
-VALIDATION_COST = 1 / 3  # of a zero that is trained on: there is no backward pass
 
 
 class Job(NamedTuple):
-    """A stack to train: points that differ in learning rate and dropout alone and have finished equally many epochs."""
+    """A stack to train: trials that differ in learning rate and dropout alone and have finished equally many epochs."""
 
-    points: list[Trial]
+    trials: list[Trial]
     first_epoch: int  # epochs that are finished
     last_epoch: int
-    files: list[Path]  # where the states after first_epoch stand; none where that is 0
-    new_files: list[Path]  # where the states after last_epoch go; none where no epoch is left
 
 
-# --------------------------------------------------------------------------------------------------------- in the parent
-
-
-def schedule_jobs(config, points, rung, device):
-    """Return the Tasks that bring `points` to the end of `rung`, the longest first.
+def schedule_jobs(config, trials, rung, device):
+    """Return the Jobs that bring `trials` to the end of `rung`, the longest first.
 
     Stacks are filled up in order, so that what is left of a rung after an interruption is the same stacks as before.
     """
-    stacks = {}
-    for point in points:
-        last = target_epochs(point, rung)
-        first = max((epochs for epochs in range(last) if state_file(config, point, epochs).exists()), default=0)
-        stacks.setdefault((shape_of(point), first, last), []).append(point)
-    tasks = []
-    for (_, first, last), members in stacks.items():
-        members.sort(key=lambda point: (point.settings.model.dropout, point.settings.training.learning_rate))
-        size = stack_size(members[0].settings, device)
-        for start in range(0, len(members), size):
-            stack = members[start : start + size]
-            files = [state_file(config, point, first) for point in stack] if first else []
-            more = last < max(point.epochs[-1] for point in stack)
-            tasks.append(Job(stack, first, last, files, [state_file(config, point, last) for point in stack] if more else []))
-    return sorted(tasks, key=lambda task: -job_seconds(config, task, device))
-
-
-def shape_of(point):
-    """What the points of one stack have in common, as text."""
-    settings = trial_key_settings(point.settings)
-    del settings["model"]["dropout"], settings["training"]["learning_rate"]
-    return json.dumps(settings)
+    groups, jobs = {}, []
+    for trial in trials:
+        last = target_epochs(trial, rung)
+        first = max((epochs for epochs in range(last) if state_file(config, trial, epochs).exists()), default=0)
+        shape = trial_key_settings(trial.settings)
+        del shape["model"]["dropout"], shape["training"]["learning_rate"]
+        groups.setdefault((json.dumps(shape), first, last), []).append(trial)
+    for (_, first, last), group in groups.items():
+        group.sort(key=lambda trial: (trial.settings.model.dropout, trial.settings.training.learning_rate))
+        size = stack_size(group[0].settings, device)
+        jobs += [Job(group[start : start + size], first, last) for start in range(0, len(group), size)]
+    return sorted(jobs, key=lambda job: -job_seconds(config, job, device))
 
 
 def stack_size(settings, device):
-    """How many points of this shape are trained as one model."""
+    """How many trials of this shape are trained as one model; 32 at most on a GPU."""
     if device.type == "cpu":
         flops = settings.training.batch_size * flops_per_zero(settings.model, columns(settings.tuning.zeros))
         return max(1, int(STACKED_FLOPS / flops))
-    return max(1, min(GPU_STACK, int(settings.tuning.max_memory_gb / GPU_WORKERS / memory_gb(settings))))
+    return max(1, min(32, int(settings.tuning.max_memory_gb / GPU_WORKERS / memory_gb(settings))))
 
 
-def state_file(config, point, epochs):
-    """Where the state of a point after so many epochs stands while the search goes on."""
-    return state_folder(config) / f"{point.digest}_{epochs}.pt"
+def state_file(config, trial, epochs):
+    """The file of the state of a trial after so many epochs, while the search goes on."""
+    return state_folder(config) / f"{hashlib.sha256(trial.key.encode()).hexdigest()[:16]}_{epochs}.pt"
 
 
 def state_folder(config):
     return config.checkpoint_folder / "tuning"
 
 
-def job_seconds(config, task, device):
-    """Forecast of a Task on one worker of tuning.host."""
-    return (task.last_epoch - task.first_epoch) * epoch_seconds(config, task.points[0].settings, len(task.points), device)
+def job_seconds(config, job, device):
+    """Forecast of a Job on one worker of tuning.host."""
+    return (job.last_epoch - job.first_epoch) * epoch_seconds(config, job.trials[0].settings, len(job.trials), device)
 
 
 def epoch_seconds(config, settings, count, device):
-    """Forecast of one epoch, with its validation, of a stack of `count` points on one worker of tuning.host."""
+    """Forecast of one epoch, with its validation, of a stack of `count` trials on one worker of tuning.host."""
     speed = config.tuning.host.core if device.type == "cpu" else config.tuning.host.device
     validation = config.tuning.zeros // 10
-    training = config.tuning.zeros - validation
-    size = settings.training.batch_size
+    training, size = config.tuning.zeros - validation, settings.training.batch_size
     T = columns(training)
     updates = math.ceil(training / size) * step_seconds(settings.model, count * size, T, speed)
-    return updates + VALIDATION_COST * step_seconds(settings.model, count * validation, T, speed)
+    return updates + step_seconds(settings.model, count * validation, T, speed) / 3  # validation has no backward pass
 
 
 def worker_count(config, device):
@@ -123,20 +105,18 @@ def worker_count(config, device):
 
 
 def tuning_device(chosen):
-    """Return (device, why) to tune on, where all else would run on `chosen`: stacks on CUDA, else the cores of the CPU."""
+    """Return (device, why) to tune on, if all else runs on `chosen`: stacks on CUDA, else the cores of the CPU."""
     if chosen.type == "cuda":
-        return chosen, "stacks of points, a process each"
-    why = {
-        "mps": "an update of a model this small takes the cores no longer than launching it takes Apple's GPU",
-        "xla": "a TPU serves one process and compiles each shape anew",
-        "cpu": "no CUDA device was found",
-    }[chosen.type]
+        return chosen, "stacks of trials, a process each"
+    why = {"mps": "an update of a model this small takes the cores no longer than launching it takes Apple's GPU",
+           "xla": "a TPU serves one process and compiles each shape again",
+           "cpu": "no CUDA device was found"}[chosen.type]  # fmt: skip
     return torch.device("cpu"), f"{why}; one process a core"
 
 
 @contextmanager
 def worker_pool(config, device, training, validation):
-    """Start the workers; yield submit(task), which returns a Future of train_task's result.
+    """Start the workers; yield submit(job), which returns a Future of train_job's result.
 
     When the block ends they stop at their next step, whatever they are doing. A worker that dies raises
     BrokenProcessPool from its Future, an error in it raises that error with its traceback.
@@ -145,12 +125,12 @@ def worker_pool(config, device, training, validation):
     with signals_blocked():  # multiprocessing begins a process of its own for what is shared
         stop = context.Event()
         started = context.Value("i", 0)
-    given = (config, device, training, validation, stop, started)
-    pool = ProcessPoolExecutor(worker_count(config, device), context, init_worker, given)
+    arguments = (config, device, training, validation, stop, started)
+    pool = ProcessPoolExecutor(worker_count(config, device), context, init_worker, arguments)
 
-    def submit(task):
+    def submit(job):
         with signals_blocked():
-            return pool.submit(train_job, task)
+            return pool.submit(train_job, job)
 
     try:
         yield submit
@@ -159,10 +139,10 @@ def worker_pool(config, device, training, validation):
         pool.shutdown(cancel_futures=True)
 
 
-def as_completed(submit, tasks, stop):
-    """Train the `tasks`; yield each with its results as it is finished, in whatever order. Leave early where `stop` says so."""
+def as_completed(submit, jobs, stop):
+    """Train the `jobs`; yield each with its results when it is finished, in any order. Leave early if `stop` is filled."""
     try:
-        waiting = {submit(task): task for task in tasks}
+        waiting = {submit(job): job for job in jobs}
         while waiting:
             done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:
@@ -170,10 +150,10 @@ def as_completed(submit, tasks, stop):
             if stop:
                 return
     except RuntimeError as error:
-        for started in multiprocessing.active_children():  # a pool that breaks forgets whom it was just starting, and waits for it
+        for started in multiprocessing.active_children():  # a pool that breaks forgets the one it was starting, and waits for it
             started.kill()
         broken = isinstance(error, BrokenProcessPool)
-        if broken and stop:  # SIGTERM ends the workers too where it is sent to all processes
+        if broken and stop:  # SIGTERM ends the workers too if it is sent to all processes
             return
         if not broken and not is_out_of_memory(error):
             raise
@@ -181,19 +161,11 @@ def as_completed(submit, tasks, stop):
                         "is kept.") from error
 
 
-def drop_states(config, task, beaten, rung):
-    """Remove the states that nobody will go on from: those before `task`, and those of points that are `beaten` in this rung."""
-    for path in [*task.files, *(state_file(config, point, target_epochs(point, rung)) for point in beaten)]:
-        path.unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------------------------------------------------- in a worker
-
-worker = None  # (config, device, training, validation, stop)
+worker = None  # in the processes of the pool: (config, device, training, validation, stop)
 
 
 def init_worker(config, device, training, validation, stop, started):
-    """Prepare this process: one thread, no ears for Ctrl-C, which is the parent's to handle, and no life without it."""
+    """Prepare this process: it has one thread, ignores Ctrl-C, which the parent handles, and exits with its parent."""
     unblock_signals()
     global worker
     with started.get_lock():
@@ -209,37 +181,29 @@ def exit_with_parent():
     os._exit(1)
 
 
-def train_job(task):
-    """Train the points of a Task and return a dictionary for each, or None where the parent asked to stop."""
+def train_job(job):
+    """Train the trials of a Job, write their states, and return the result of each; if the parent asks to stop, None instead."""
     config, device, training, validation, stop = worker
-    return train_stack(task, config, device, training, validation, stop.is_set)
-
-
-def train_stack(task, config, device, training, validation, stopped):
-    """Train the points of a Task to its last epoch, write their states, and return a dictionary for each.
-
-    stopped: a function that says before each step whether to leave; None is returned then, and nothing is written.
-    """
     began = time.monotonic()
-    settings = task.points[0].settings
-    size = settings.training.batch_size
-    stack = StackedModels([point.settings for point in task.points], math.ceil(len(training) / size), device)
-    curves = [[] for _ in task.points]
-    if task.files:
-        states = [read_state(path) for path in task.files]
+    size = job.trials[0].settings.training.batch_size
+    stack = StackedModels([trial.settings for trial in job.trials], math.ceil(len(training) / size), device)
+    curves = [[] for _ in job.trials]
+    if job.first_epoch:
+        states = [read_state(state_file(config, trial, job.first_epoch)) for trial in job.trials]
         stack.load_states([state["stack"] for state in states])
         curves = [state["curve"] for state in states]
-    learned = list(iterate_batches(stack.model, training, size))
-    checks = list(iterate_batches(stack.model, validation, min(VALIDATION_BATCH, len(validation))))
-    for _ in range(task.first_epoch, task.last_epoch):
-        for batch in learned:
-            if stopped():
+    training_batches = list(iterate_batches(stack.model, training, size))
+    validation_batches = list(iterate_batches(stack.model, validation, min(VALIDATION_BATCH, len(validation))))
+    for _ in range(job.first_epoch, job.last_epoch):
+        for batch in training_batches:
+            if stop.is_set():
                 return None
             stack.step(batch)
-        for curve, nats in zip(curves, stack.nats_per_zero(checks, len(validation)), strict=True):
+        for curve, nats in zip(curves, stack.nats_per_zero(validation_batches, len(validation)), strict=True):
             curve.append(nats)
-    for member, path in enumerate(task.new_files):
-        write_torch_file(path, {"stack": stack.state(member), "curve": curves[member]})
+    for member, trial in enumerate(job.trials):
+        if job.last_epoch < trial.epochs[-1]:
+            write_torch_file(state_file(config, trial, job.last_epoch), {"stack": stack.state(member), "curve": curves[member]})
     results = [result_of(stack, member, curve, config, validation) for member, curve in enumerate(curves)]
     return [{**result, "seconds": (time.monotonic() - began) / len(results)} for result in results]
 
@@ -248,23 +212,18 @@ def read_state(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise UserError(f"{path} is damaged; remove it and run again: its point begins anew.") from error
+        raise UserError(f"{path} is damaged; remove it and run again: its trial begins again.") from error
 
 
 def result_of(stack, member, curve, config, validation):
-    """Return what tuning.jsonl says of one point of a trained stack."""
+    """Return what tuning.jsonl says of one trial of a trained stack."""
     training = stack.members[member].training
-    first, last = stack.first_losses[member].item(), torch.stack(stack.last_losses)[:, member].tolist()
-    found = outcome(first, last, bool(stack.finite[member]), curve[-1])
-    some = validation.subset(slice(None, None, math.ceil(len(validation) / training.mse_zeros)))
-    measured = {"mse": None, "readable": 0.0}
+    first, last = stack.first_losses[member].item(), stack.last_losses[member].tolist()
+    found, measured = outcome(first, last, bool(stack.finite[member]), curve[-1]), {"mse": None, "readable": 0.0}
     if found["stable"]:
+        some = validation.subset(slice(None, None, math.ceil(len(validation) / training.mse_zeros)))
         measured = scores(sampled_predictions(stack.averaged_model(member), some, 1, config.evaluation.top_p, training.seed), some)
-    return {
-        "nats_per_zero": [nats if math.isfinite(nats) else None for nats in curve],  # JSON has no NaN
-        "mse": measured["mse"],
-        "readable": measured["readable"],
-        "first_loss": first if math.isfinite(first) else None,
-        "last_losses": sum(last) / len(last) if math.isfinite(sum(last)) else None,
-        **found,
-    }
+    return {"nats_per_zero": [nats if math.isfinite(nats) else None for nats in curve],  # JSON has no NaN
+            "mse": measured["mse"], "readable": measured["readable"],
+            "first_loss": first if math.isfinite(first) else None,
+            "last_losses": sum(last) / len(last) if math.isfinite(sum(last)) else None, **found}  # fmt: skip
