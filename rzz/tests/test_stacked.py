@@ -11,7 +11,7 @@ from common.devices import seed_device
 from data_utils import RiemannZerosDataset
 from model.batches import iterate_batches
 from model.network import build_model, cross_entropy_of
-from training.optimizer import learning_rate_at, make_optimizer, training_step
+from training.optimizer import ADAMW, learning_rate_at, make_optimizer, training_step
 from tuning.stacked import StackedModels, with_stacked_dropout
 from zeta.riemann_siegel import smooth_zeros
 
@@ -82,6 +82,25 @@ def test_a_stack_of_one_makes_the_updates_of_a_plain_training(dropout):
     trained = stack.named(stack.weights.detach())
     for name, parameter in train_alone(one).named_parameters():
         torch.testing.assert_close(trained[name][0], parameter, rtol=0, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("setting, value", [("betas", (0.5, 0.6)), ("eps", 0.01), ("weight_decay", 5.0)])
+def test_a_change_of_the_optimizer_reaches_the_stacks(monkeypatch, setting, value):
+    one = member(0.003, 0.0)
+    unchanged = train([one], 5)
+    if setting in ADAMW:
+        monkeypatch.setitem(ADAMW, setting, value)
+    else:
+        one = dataclasses.replace(one, training=dataclasses.replace(one.training, **{setting: value}))
+    changed = train([one], 5)
+    expected = {name: parameter.detach() for name, parameter in train_alone(one, 5).named_parameters()}
+    keys = slice(0, SMALL.num_heads * SMALL.d_k)
+    for name in expected:
+        if name.endswith("key_value.bias"):
+            expected[name][keys] = 0
+    torch.testing.assert_close(that_matter(changed, 0, changed.weights), expected, rtol=0, atol=1e-6)
+    with pytest.raises(AssertionError, match="not close"):  # as the first comparison would be, with settings of its own
+        torch.testing.assert_close(that_matter(unchanged, 0, unchanged.weights), expected, rtol=0, atol=1e-3)
 
 
 def test_a_trial_that_diverges_disturbs_no_other_and_is_marked():

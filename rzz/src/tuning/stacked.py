@@ -19,7 +19,7 @@ from torch.func import functional_call, vmap
 
 from common.devices import end_step, seed_device, to_cpu
 from model.network import build_model, cross_entropy
-from training.optimizer import learning_rate_at, make_optimizer
+from training.optimizer import ADAMW, learning_rate_at, make_optimizer
 from transformer import evaluating
 
 LOSS_WINDOW = 20  # losses whose mean says what a trial has learned
@@ -73,8 +73,7 @@ class StackedModels:
         # AdamW has one learning rate. So it updates a tensor of zeros at the rate 1, and each trial adds that times its own rate.
         self.adamw_update = torch.zeros_like(self.weights)
         self.adamw_update.grad = torch.zeros_like(self.weights)
-        options = {name: single.defaults[name] for name in ("betas", "eps", "fused")}
-        self.optimizer = torch.optim.AdamW([self.adamw_update], lr=1.0, weight_decay=0.0, **options)
+        self.optimizer = torch.optim.AdamW([self.adamw_update], lr=1.0, weight_decay=0.0, fused=single.defaults["fused"], **ADAMW)
 
         rates = [member.model.dropout for member in members]
         dropouts = with_stacked_dropout(self.model) if any(rates) else []
