@@ -67,12 +67,12 @@ def test_every_range_is_read_exactly_over_borders_of_blocks_and_files(tables, ex
 
 
 def test_the_zero_after_a_border_is_not_lost(tables, exact):
-    # asked for N(t0), a reader that takes N for the index of a block's first zero starts one late
+    # a reader that takes N(t0) for the index of a block's first zero starts one too late
     assert read(tables, 10, 1) == [(10, exact[10])]
     assert read(tables, 11, 1) == [(11, exact[11])]
 
 
-def test_a_file_may_lie_beside_the_index(tables, exact):
+def test_a_file_may_lie_next_to_the_index(tables, exact):
     for name in FILES:
         (tables / "data" / name).rename(tables / name)
     assert read(tables, 28, 4) == [(i, exact[i]) for i in range(28, 32)]
@@ -103,7 +103,7 @@ def test_an_end_of_the_tables_before_the_range_is_an_error_that_says_where(table
         read(tables, 1000, 1)
 
 
-def test_blocks_that_the_index_leaves_out_are_found_behind_those_it_names(tables, exact):
+def test_blocks_that_the_index_leaves_out_are_found_after_those_it_names(tables, exact):
     with sqlite3.connect(tables / "index.db") as database:
         database.execute("DELETE FROM zero_index WHERE block_number > 0")
     database.close()
@@ -142,7 +142,7 @@ def test_a_truncated_file_is_named_with_its_block(tables, size, message):
 
 def test_a_gap_between_blocks_is_named(tables):
     damage(tables / "data" / "zeros_14.dat", 8 + 32 + 130 + 16, struct.pack("<Q", 12))
-    with pytest.raises(platt_tables.TableError, match=r"zeros_14\.dat: block 1 begins with zero 13, where zero 11"):
+    with pytest.raises(platt_tables.TableError, match=r"zeros_14\.dat: block 1 begins with zero 13 instead of zero 11"):
         read(tables, 1, 15)
 
 

@@ -130,11 +130,11 @@ def test_a_pair_that_the_scan_misses_is_noticed_and_found(monkeypatch):
 
 def test_a_pair_that_cannot_be_found_is_an_error_that_names_the_indexes(monkeypatch):
     lose_a_pair(monkeypatch, "with_close_pairs")
-    with pytest.raises(ArithmeticError, match=r"zeros 3276\d\d \.\.\. 3358\d\d: \d+ sign changes found where"):
+    with pytest.raises(ArithmeticError, match=r"zeros 3276\d\d \.\.\. 3358\d\d: \d+ sign changes found instead of \d+"):
         zeta_zeros._piece.__wrapped__(40)
 
 
-def test_an_anchor_wants_rossers_rule_on_both_sides():
+def test_an_anchor_needs_rossers_rule_on_both_sides():
     n, t = np.arange(1000, 1021), 1e6  # K = 3 there
     assert zeta_zeros._is_anchor(n, np.ones(20, dtype=bool), t).nonzero()[0].tolist() == list(range(3, 18))
     satisfied = np.ones(20, dtype=bool)
@@ -151,7 +151,7 @@ def test_too_few_zeros_in_a_block_and_a_wrong_parity_break_the_rule():
 
 def test_a_gram_point_where_the_grid_cannot_tell_the_sign_is_settled_at_high_precision(monkeypatch):
     _, undisturbed, _ = zeta_zeros._good_gram_points(120, 140)
-    assert 126 not in undisturbed and 134 not in undisturbed  # where Gram's law fails first
+    assert 126 not in undisturbed and 134 not in undisturbed  # the first failures of Gram's law
     monkeypatch.setattr(ZGrid, "Z", lambda self, offsets: np.full(len(offsets), 1e-13))
     _, settled, _ = zeta_zeros._good_gram_points(120, 140)
     assert settled.tolist() == undisturbed.tolist()

@@ -5,9 +5,9 @@
     1 14.134725141734693
 
 The folder holds index.db, an SQLite file with the table zero_index(t, N, filename, offset, block_number), and the named
-files, in its subfolder data or beside it. A file is a uint64, the number of its blocks, and the blocks one after
-another. A block is a header ddQQ = t0, t1, N(t0), N(t1) and 13 bytes for each of the N(t1) - N(t0) zeros between t0 and
-t1, in order: the difference to the zero before, or to t0, in units of 2^-101. All numbers are little-endian.
+files, in its subfolder data or next to it. A file is a uint64, the number of its blocks, followed by the blocks. A block
+is a header ddQQ = t0, t1, N(t0), N(t1) and 13 bytes for each of the N(t1) - N(t0) zeros between t0 and t1, in order: the
+difference to the zero before, or to t0, in units of 2^-101. All numbers are little-endian.
 """
 
 import sqlite3
@@ -24,30 +24,30 @@ _ENTRY_BYTES = 13
 
 
 class TableError(ValueError):
-    """The tables lack something that was asked for, or are damaged; the message names file and block."""
+    """The tables lack a requested zero or are damaged; the message names file and block."""
 
 
 def zeros(folder, first_index, count):
     """Yield (i, value) for the zeros first_index ... first_index + count - 1: value is the int gamma * 2^101.
 
-    Raises TableError for a missing file, a truncated or damaged block, a gap, and where the tables end too early.
+    Raises TableError for a missing file, a truncated or damaged block, a gap, and tables that end too early.
     """
     folder = Path(folder)
     index, end = first_index, first_index + count
     while index < end:
         path, offset, block = _find_block(folder, index)
-        wanted = index
+        before = index
         for block_start, values in _blocks(path, offset, block, index):
             yield from zip(range(index, end), values[index - block_start:], strict=False)
             index = block_start + len(values)
             if index >= end:
                 return
-        if index == wanted:
+        if index == before:
             raise TableError(f"{path}: no block from {block} on holds zero {index}: the tables end or have a gap")
 
 
 def _find_block(folder, index):
-    """(path, offset, number) of the block that the index database gives for zero `index`."""
+    """Return (path, offset, number) of the block that the index database gives for zero `index`."""
     database = folder / "index.db"
     if not database.is_file():
         raise TableError(f"{database}: no such file; it should be the index of the tables")
@@ -75,32 +75,32 @@ def _blocks(path, offset, block, index):
         if block >= blocks:
             raise TableError(f"{path}: block {block} for zero {index} is past its {blocks} blocks")
         for number in range(block, blocks):
-            where = f"block {number}"
-            t0, t1, before, last = _HEADER.unpack(_read(file, _HEADER.size, path, where))
+            name = f"block {number}"
+            t0, t1, before, last = _HEADER.unpack(_read(file, _HEADER.size, path, name))
             if not (0 <= t0 < t1 and before <= last):
-                raise TableError(f"{path}: {where}: damaged header {t0}, {t1}, {before}, {last}")
+                raise TableError(f"{path}: {name}: damaged header {t0}, {t1}, {before}, {last}")
             if before >= index:
-                raise TableError(f"{path}: {where} begins with zero {before + 1}, where zero {index} should be: a gap")
+                raise TableError(f"{path}: {name} begins with zero {before + 1} instead of zero {index}: a gap")
             size = (last - before) * _ENTRY_BYTES
             if last < index:  # the index database need not name every block
                 file.seek(size, SEEK_CUR)
                 continue
-            yield before + 1, _decode(_read(file, size, path, where), t0, t1, f"{path}: {where}")
+            yield before + 1, _decode(_read(file, size, path, name), t0, t1, f"{path}: {name}")
             index = last + 1
 
 
-def _read(file, size, path, where):
+def _read(file, size, path, name):
     data = file.read(size)
     if len(data) < size:
-        raise TableError(f"{path}: {where} is truncated: {len(data)} of {size} bytes")
+        raise TableError(f"{path}: {name} is truncated: {len(data)} of {size} bytes")
     return data
 
 
-def _decode(data, t0, t1, where):
-    """The zeros of a block as integers in units of 2^-101."""
+def _decode(data, t0, t1, source):
+    """Return the zeros of a block as integers in units of 2^-101."""
     start, end = (int(t * 2**52) << (FRACTION_BITS - 52) for t in (t0, t1))  # exact: float64 heights
     steps = (int.from_bytes(data[k:k + _ENTRY_BYTES], "little") for k in range(0, len(data), _ENTRY_BYTES))
     values = list(accumulate(steps, initial=start))
     if any(a >= b for a, b in zip(values[1:], values[2:], strict=False)) or values[-1] > end:
-        raise TableError(f"{where}: damaged, its zeros do not increase from {t0} to {t1}")
+        raise TableError(f"{source}: damaged, its zeros do not increase from {t0} to {t1}")
     return values[1:]

@@ -6,7 +6,7 @@
     array([-0.10562627,  0.05204527, -1.51888901])
 
 Z(t) = exp(i theta(t)) zeta(1/2 + it) is real, and its real zeros are those of zeta on the critical line. From t = 1000
-on it is computed by the Riemann-Siegel formula (Edwards, Riemann's Zeta Function, chapter 7),
+on it is computed with the Riemann-Siegel formula (Edwards, Riemann's Zeta Function, chapter 7),
 
     Z(t) = 2 sum_{n <= m} n^(-1/2) cos(theta(t) - t log n) + (-1)^(m-1) tau^(-1/2) sum_{k <= 4} C_k(p) tau^(-k),
 
@@ -21,10 +21,10 @@ from functools import cache, lru_cache
 import mpmath
 import numpy as np
 
-RIEMANN_SIEGEL_START = 1000.0  # where Gabcke's bound for the truncated formula is 1e-10, and Euler-Maclaurin grows dear
+RIEMANN_SIEGEL_START = 1000.0  # Gabcke's bound for the truncated formula is 1e-10 here, and Euler-Maclaurin becomes expensive
 _BERNOULLI = [float(mpmath.bernoulli(2 * k)) for k in range(1, 21)]
 _THETA_SERIES = [(1 - 2.0 ** (1 - 2 * k)) * abs(b) / (4 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI[:10], 1)]
-_BLOCK_ROWS, _BLOCK_POINTS = 4, 32  # of the matrix products, see _product
+_BLOCK_ROWS, _BLOCK_POINTS = 4, 32  # of the matrix products in _product
 _POINTS_AT_ONCE = 1 << 20  # terms of the main sum held in memory together: 16 MB of float64 pairs
 
 
@@ -41,7 +41,7 @@ def theta(t):
 
 
 def _theta_tail(t):
-    """The part of theta's series that falls off with t."""
+    """The part of theta's series that tends to 0 as t grows."""
     return np.polynomial.polynomial.polyval(1 / (t * t), _THETA_SERIES) / t
 
 
@@ -49,7 +49,7 @@ def _solve_theta(half_turns):
     """The t > 2 pi with theta(t) = pi * half_turns, for an array of half_turns >= -1."""
     half_turns = np.asarray(half_turns, dtype=np.float64)
     # With q = t / 2 pi and the first terms of theta this is q (log q - 1) = x; Newton's step for that is
-    # q <- (q + x) / log q, which from the right of the root converges without overshooting.
+    # q <- (q + x) / log q, which converges from the right of the root without overshooting.
     x = half_turns + 1 / 8
     q = np.maximum(3.0, (x + 3) / np.log(np.log(x + 4) + 1.2))
     for _ in range(6):
@@ -61,17 +61,17 @@ def _solve_theta(half_turns):
 
 
 def gram_point(n):
-    """Gram points g_n, theta(g_n) = n pi, as float64 for an array of n >= -1."""
+    """Return the Gram points g_n, theta(g_n) = n pi, as float64 for an array of n >= -1."""
     return _solve_theta(n)
 
 
 def smooth_zeros(indexes):
-    """Where the smooth count puts the zeros: the g with theta(g) / pi + 1 = i - 1/2, float64, for indexes i >= 1."""
+    """Return the zeros as the smooth count expects them: the g with theta(g) / pi + 1 = i - 1/2, float64, for indexes i >= 1."""
     return _solve_theta(np.asarray(indexes) - 1.5)
 
 
 def mean_spacing(t):
-    """Mean distance of neighbouring zeros at height t, 2π / log(t / 2π); an array for an array."""
+    """Return the mean distance of neighbouring zeros at height t, 2π / log(t / 2π); an array for an array."""
     return 2 * np.pi / np.log(np.asarray(t) / (2 * np.pi))
 
 
@@ -145,11 +145,11 @@ def _remainder_series():
         pi, psi = mpmath.pi, [mpmath.mpf(0)] * terms
         shift = 5 * pi / 8
         # cos(x - shift) = cos shift cos x + sin shift sin x at x = 2 pi y^2, term by term
-        above = [(mpmath.cos(shift) if k % 2 == 0 else mpmath.sin(shift)) * (-1) ** (k // 2) * (2 * pi) ** k
-                 / mpmath.factorial(k) for k in range(terms // 2)]
-        below = [(-1) ** k * (2 * pi) ** (2 * k) / mpmath.factorial(2 * k) for k in range(terms // 2)]
+        numerator = [(mpmath.cos(shift) if k % 2 == 0 else mpmath.sin(shift)) * (-1) ** (k // 2) * (2 * pi) ** k
+                     / mpmath.factorial(k) for k in range(terms // 2)]  # fmt: skip
+        denominator = [(-1) ** k * (2 * pi) ** (2 * k) / mpmath.factorial(2 * k) for k in range(terms // 2)]
         for k in range(terms // 2):
-            psi[2 * k] = -above[k] - sum(below[j] * psi[2 * (k - j)] for j in range(1, k + 1))
+            psi[2 * k] = -numerator[k] - sum(denominator[j] * psi[2 * (k - j)] for j in range(1, k + 1))
 
         def derivative(order):
             return [psi[k] * mpmath.ff(k, order) for k in range(order, terms)] + [mpmath.mpf(0)] * order
@@ -167,7 +167,7 @@ def _remainder_series():
 
 
 def _remainder(t, m):
-    """What the main sum with m terms leaves of Z(t), for arrays that broadcast.
+    """Z(t) minus the main sum with m terms, for arrays that broadcast.
 
     m need not be the integer part of sqrt(t / 2 pi): the expansion holds for p a little outside [0, 1] too.
     """
@@ -231,7 +231,7 @@ def Z(t, offset=0.0):
 
 
 def _slices(indexes, terms):
-    """indexes cut into parts whose main sums fit into memory together."""
+    """Cut `indexes` into parts whose main sums fit into memory together."""
     size = max(1, int(_POINTS_AT_ONCE // terms))
     return (indexes[k:k + size] for k in range(0, len(indexes), size))
 
@@ -252,11 +252,10 @@ def error_bound(t):
 
 @lru_cache(maxsize=2)
 def _grid_row(height, points, terms):
-    """What a grid's rows have in common, for offsets v about a row's centre (a whole number).
+    """What all rows of a grid share, for offsets v from a row's centre (a whole number).
 
-    Returns v (points,), the waves n^(-1/2) cos(v log n) and below them n^(-1/2) sin(v log n) in columns of blocks
-    (points / _BLOCK_POINTS, 2 terms, _BLOCK_POINTS), Chebyshev nodes within the row, and the matrix (nodes, points) that
-    interpolates from them.
+    Returns v (points,), the waves n^(-1/2) cos(v log n) and below them n^(-1/2) sin(v log n) in blocks of columns (points /
+    _BLOCK_POINTS, 2 terms, _BLOCK_POINTS), Chebyshev nodes within the row, and the matrix (nodes, points) that interpolates.
     """
     v = (np.arange(points) + 0.5) * (height / points) - height / 2
     n = np.arange(1, terms + 1)[:, None]
@@ -274,13 +273,13 @@ def Z_grid(low, high, oversampling):
     shortest mean distance of zeros in the range, pi / theta'(high).
 
     The main sum is a product of matrices: row by row of the grid, exp(-i t log n) is that of the row's centre, a whole
-    number, times that of the offset from it, which is the same for all rows. A call pays for thousands of points.
+    number, times that of the offset from it, which is the same for all rows. A call pays off for thousands of points.
     """
-    # A row has the m of its centre, so it must be short against the height over which m is constant, 4 pi m.
+    # A row has the m of its centre, so it must be short compared with the stretch over which m is constant, 4 pi m.
     smallest_m = int(np.sqrt(max(low, RIEMANN_SIEGEL_START) / (2 * np.pi)))
     height = min(64, 1 << (smallest_m.bit_length() - 1))
-    # In a multiple of _BLOCK_POINTS, so that _grid_row is seldom made anew, too. The 4000 makes steps of 1/8 or less at the low
-    # end, where interpolation at the first Gram point, 9.67, must not reach below 8.
+    # A multiple of _BLOCK_POINTS also lets many grids share a cached _grid_row. The 4000 makes steps of 1/8 or less at the
+    # low end, so that interpolation at the first Gram point, 9.67, does not reach below 8.
     points = oversampling * height * np.log(max(high, 4000.0) / (2 * np.pi)) / (2 * np.pi)
     points = int(np.ceil(points / _BLOCK_POINTS)) * _BLOCK_POINTS
     start = int(low // height) * height
@@ -315,8 +314,8 @@ def _Z_rows(centres, height, points):
 def _product(rows, column_blocks):
     """The matrix product of rows (r, k) with a matrix (k, c) that is given in blocks of columns: float64 (r, c).
 
-    In blocks so small that OpenBLAS starts no threads for them. Its threads spin between calls, and where another
-    program wanted the second core they made the zeros take four times as long. On one core blocks cost nothing.
+    The blocks are so small that OpenBLAS starts no threads. Its threads spin between calls: with another program on the
+    second core, the zeros took four times as long. On one core the blocks cost nothing.
     """
     padded = -(-len(rows) // _BLOCK_ROWS) * _BLOCK_ROWS
     blocks = np.zeros((padded, rows.shape[1]))

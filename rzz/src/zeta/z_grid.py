@@ -6,7 +6,7 @@
     array([993.21458096, 994.40459057, 996.20533616])
 
 All heights here are offsets from the grid's start, a whole number: at 10^7 a float64 height would be good to 1e-9 only.
-A grid reaches somewhat past the heights it was made for, and so do the zeros found on it.
+A grid extends somewhat beyond the heights it was made for, and so do the zeros found on it.
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ import numpy as np
 from zeta.riemann_siegel import Z_grid, error_bound
 
 _OVERSAMPLING = 4  # grid points to a mean distance between zeros
-_TAPS = 9  # points used on either side of a cell for interpolation
+_TAPS = 9  # points on either side of a cell that interpolation uses
 _DEGREE = 11  # of the polynomial for a cell
 _INTERPOLATION_ERROR = 4e-13  # relative to the sum of the sizes of Z's terms; test_z_grid.py holds it to this
 _CELLS_AT_ONCE = 1024  # in a matrix product, few enough that the BLAS starts no threads
-_PARTS = 16  # of a cell in which pairs of zeros are looked for
+_PARTS = 16  # subintervals of a cell in which close pairs of zeros are searched
 
 
 @lru_cache(maxsize=1)
 def _cell_matrix():
-    """The matrix (2 TAPS, DEGREE + 1) that makes a polynomial on [-1/2, 1/2] of values at -TAPS + 1/2 ... TAPS - 1/2.
+    """The matrix (2 TAPS, DEGREE + 1) from values at -TAPS + 1/2 ... TAPS - 1/2 to a polynomial on [-1/2, 1/2].
 
-    It fits waves exp(i w x) best, in the sense of least squares, for |w| <= pi / OVERSAMPLING: the frequencies of Z.
+    It is the least-squares fit to the waves exp(i w x) with |w| <= pi / OVERSAMPLING, the frequencies of Z.
     """
     x = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1)) / 2
     w = (np.polynomial.legendre.leggauss(60)[0] + 1) / 2 * np.pi / _OVERSAMPLING
@@ -49,7 +49,7 @@ def _horner(coefficients, x):
 
 
 def _roots(coefficients, left, right):
-    """The root of each polynomial (powers, n) between left and right, where its signs differ: Newton's, bracketed."""
+    """The root of each polynomial (powers, n) between left and right, at which its signs differ: bracketed Newton."""
     left, right = left.copy(), right.copy()
     low, high = _horner(coefficients, left)[0], _horner(coefficients, right)[0]
     rising = low < high
@@ -85,23 +85,23 @@ class ZGrid:
 
     @classmethod
     def over(cls, low, high):
-        """A grid that covers the heights from low >= 9.6 to high, and what interpolation between them needs."""
+        """Return a grid that covers the heights from low >= 9.6 to high and has the points that interpolation there needs."""
         margin = (_TAPS + 1) / _OVERSAMPLING * 2 * np.pi / np.log(low / (2 * np.pi))
         return cls(*Z_grid(max(low - margin, 8.0), high + margin, _OVERSAMPLING))
 
     def Z(self, offsets):
-        """Z at offsets, interpolated."""
+        """Return Z at `offsets`, interpolated."""
         cells = self._cell(offsets)
         return _horner(self._polynomials(cells), offsets / self.step - (cells + 1))[0]
 
     def error_bound(self, offsets):
-        """A bound for the |error| of Z(offsets)."""
+        """Return a bound on the |error| of Z(offsets)."""
         t = self.start + offsets
-        # rows of the grid reach past the heights of their m, hence the 3
+        # rows of the grid extend beyond the heights of their m, hence the 3
         return _INTERPOLATION_ERROR * 4 * (t / (2 * np.pi)) ** 0.25 + 3 * error_bound(t)
 
     def zeros(self):
-        """(offsets, slopes): the zeros in cells whose ends have different signs, and Z' there."""
+        """Return (offsets, slopes): the zeros in cells whose ends have different signs, and Z' there."""
         negative = self.values < 0
         cells = np.flatnonzero(negative[1:] != negative[:-1])
         cells = cells[(cells >= _TAPS - 1) & (cells < len(self.values) - _TAPS)]
@@ -109,18 +109,18 @@ class ZGrid:
         return self._zeros_between(cells, -half, half)
 
     def with_close_pairs(self, offsets, slopes, ranges):
-        """(offsets, slopes) of zeros with those between each (low, high) of ranges looked for anew, and closely.
+        """Return (offsets, slopes) of zeros, those between each (low, high) of `ranges` searched again more closely.
 
-        Two zeros in a cell show at an extremum of Z that points towards zero and lies beyond it.
+        Two zeros in a cell show as an extremum of Z that points towards zero and lies beyond it.
         """
         first, last = self._cell(ranges.T)
         cells = np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]))
         polynomials = self._polynomials(cells)[:, :, None]
         edges = np.broadcast_to(np.linspace(-0.5, 0.5, _PARTS + 1), (len(cells), _PARTS + 1))
-        values, towards_right = _horner(polynomials, edges)
+        values, slopes_at_edges = _horner(polynomials, edges)
         values[:, 0], values[:, -1] = self.values[cells], self.values[cells + 1]
-        sinking = values * towards_right < 0  # towards zero
-        cell, part = np.nonzero(sinking[:, :-1] & ~sinking[:, 1:] & (values[:, :-1] * values[:, 1:] > 0))
+        falling = values * slopes_at_edges < 0  # |Z| falls
+        cell, part = np.nonzero(falling[:, :-1] & ~falling[:, 1:] & (values[:, :-1] * values[:, 1:] > 0))
         derivatives = polynomials[1:, cell, 0] * np.arange(1, _DEGREE + 1)[:, None]
         bottoms = _roots(derivatives, edges[cell, part], edges[cell, part + 1])
         crossed = _horner(polynomials[:, cell, 0], bottoms)[0] * values[cell, part] < 0
@@ -139,7 +139,7 @@ class ZGrid:
         return np.rint(offsets / self.step).astype(np.int64) - 1
 
     def _polynomials(self, cells):
-        """Coefficients (DEGREE + 1, cells), from the constant term on."""
+        """Return coefficients (DEGREE + 1, cells), the constant term first."""
         windows = np.lib.stride_tricks.sliding_window_view(self.values, 2 * _TAPS)
         coefficients = np.empty((_DEGREE + 1, len(cells)))
         for k in range(0, len(cells), _CELLS_AT_ONCE):

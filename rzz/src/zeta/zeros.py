@@ -4,20 +4,19 @@
     ...     print(index, values / 2**FRACTION_BITS)
     11000000 [5453351.12197411 5453351.52332904]
 
-Zeros are the sign changes of Z. How many there are up to a height is known at certain Gram points, so a pair of zeros
-that was too close to be seen at first is noticed, looked for and found, and every zero has its index for certain:
+Zeros are the sign changes of Z. The number of zeros up to a height is known at certain Gram points, so a pair of zeros
+that was too close to be seen at first is noticed, searched and found, and the index of every zero is proven:
 
-A Gram point g_n is good where (-1)^n Z(g_n) > 0. There N(g_n), the count of zeros up to it, is n + 1 plus an even
-number. A Gram block, the stretch between neighbouring good Gram points g_n and g_{n+k}, satisfies Rosser's rule if it
-holds at least k zeros. Turing's method in the form of R. P. Brent (On the zeros of the Riemann zeta function in the
-critical strip, Math. Comp. 33 (1979), theorem 3.2; it rests on Lehman's bound for the integral of S(t), valid above
-168 pi = 528): if K consecutive Gram blocks with union [g_n, g_p) satisfy it, K >= 0.0061 log^2 g_p + 0.08 log g_p,
-then N(g_n) <= n + 1 and N(g_p) >= p + 1. So at a good Gram point with K such blocks before it and K behind it
-N(g_n) = n + 1: an anchor. All that the theorem is given are sign changes that were found, and they are zeros whatever
-else was missed. Between two anchors g_a and g_b there are b - a zeros, and where as many sign changes are found, these
-are all the zeros, simple and on the line, and the first of them has index a + 2. Nothing is assumed of Rosser's rule
-elsewhere: it fails now and then, first at Gram index 13,999,525. Up to the first Gram point, g_{-1} = 9.67, there are
-no zeros.
+A Gram point g_n is good if (-1)^n Z(g_n) > 0. Then N(g_n), the count of zeros up to it, is n + 1 plus an even number. A
+Gram block, the stretch between neighbouring good Gram points g_n and g_{n+k}, satisfies Rosser's rule if it holds at
+least k zeros. Turing's method in the form of R. P. Brent (On the zeros of the Riemann zeta function in the critical
+strip, Math. Comp. 33 (1979), theorem 3.2; it rests on Lehman's bound for the integral of S(t), valid above
+168 pi = 528): if K consecutive Gram blocks with union [g_n, g_p) satisfy it, K >= 0.0061 log^2 g_p + 0.08 log g_p, then
+N(g_n) <= n + 1 and N(g_p) >= p + 1. So N(g_n) = n + 1 at a good Gram point with K such blocks before it and K after it:
+an anchor. The theorem is applied to sign changes that were found, which are zeros whatever else was missed. Between two
+anchors g_a and g_b there are b - a zeros. If as many sign changes are found, these are all the zeros, simple and on the
+line, and the first of them has index a + 2. Nothing is assumed of Rosser's rule elsewhere: it fails now and then, first
+at Gram index 13,999,525. Up to the first Gram point, g_{-1} = 9.67, there are no zeros.
 """
 
 from functools import lru_cache
@@ -28,20 +27,20 @@ import numpy as np
 from zeta.riemann_siegel import Z, error_bound, gram_point
 from zeta.z_grid import ZGrid
 
-LAST_INDEX = 100_000_000  # 42,653,549 high, where float64 is still good to 4e-9
+LAST_INDEX = 100_000_000  # at height 42,653,549; float64 is still accurate to 4e-9 there
 FRACTION_BITS = 36  # values are whole multiples of 2^-36 = 1.5e-11
 PIECE = 8192  # zeros computed at a time: many enough for numpy, few enough for a quick answer to a small request
-_MARGINS = (32, 128, 512)  # Gram points on either side of a piece among which anchors are looked for
-_NEAR = 2.0**-28  # 3.7e-9: a zero this near to a multiple of 1e-4 is put on the right side of it by the sign of Z there
-_POSITION_ERROR = 2e-9  # what a zero's position may be off by before that
+_MARGINS = (32, 128, 512)  # Gram points on either side of a piece among which anchors are searched, one after the other
+_NEAR = 2.0**-28  # 3.7e-9: the sign of Z decides on which side of a multiple of 1e-4 a zero this near to it lies
+_POSITION_ERROR = 2e-9  # largest error of a zero's position before that
 
 
 def zeros(first_index, count):
     """Yield (index, values) in order: int64 values of the zeros with indexes index, index + 1, ... in units of 2^-36.
 
     A value is within 1e-8 of its zero, is odd, and its first four decimals are those of the zero (so are those of the
-    nearest float64). Takes memory for one block of at most PIECE zeros. Raises ValueError for indexes out of range, and
-    ArithmeticError naming the indexes where a count does not come out.
+    nearest float64). Memory: one block of at most PIECE zeros. Raises ValueError for indexes out of range, and
+    ArithmeticError, naming the indexes, if the number of zeros found is not the proven one.
     """
     if first_index < 1 or count < 0 or first_index + count - 1 > LAST_INDEX:
         raise ValueError(f"zeros {first_index} ... {first_index + count - 1}: only 1 ... {LAST_INDEX} can be computed")
@@ -60,7 +59,7 @@ def _blocks(index, end):
 def _piece(number):
     """The zeros with indexes number * PIECE + 1 ... (number + 1) * PIECE.
 
-    Always computed as a whole, so a zero has the same value whatever range it is asked for in.
+    Always computed as a whole, so that the value of a zero does not depend on the requested range.
     """
     first, last = number * PIECE + 1, (number + 1) * PIECE
     for margin in _MARGINS:
@@ -68,24 +67,21 @@ def _piece(number):
         found = _between_anchors(grid, n, g, first, last)
         if found is not None:
             values = _fixed_point(grid.start, *_certain(grid, *found))
-            values.setflags(write=False)  # they are served again
+            values.setflags(write=False)  # the cache serves them again
             return values
     raise ArithmeticError(f"zeros {first} ... {last}: no Gram points with a proven count of zeros around them")
 
 
-# Counting
-
-
 def _good_gram_points(lowest, highest):
-    """A grid over the Gram points of these indexes, and the good ones among them: indexes and offsets in the grid."""
+    """Return a grid over the Gram points lowest ... highest, and of the good ones the indexes and offsets in the grid."""
     n = np.arange(lowest, highest + 1)
     g = gram_point(n)
     grid = ZGrid.over(g[0], g[-1])
     offsets = g - grid.start
     signed = np.where(n % 2 == 0, 1, -1) * grid.Z(offsets)
     good = signed > 0
-    # g is right to a few units in the last place, and |Z'| is below 2 sum n^(-1/2) log(m / n) < 8 m^(1/2). Where Z is
-    # nearer to zero than these explain, the sign is settled at high precision.
+    # g is right to a few units in the last place, and |Z'| is below 2 sum n^(-1/2) log(m / n) < 8 m^(1/2). If |Z| is
+    # within the error that these allow, its sign is computed at high precision.
     doubt = 8 * (g / (2 * np.pi)) ** 0.25 * 4 * np.spacing(g) + grid.error_bound(offsets)
     for k in np.flatnonzero(np.abs(signed) <= doubt):
         with mpmath.workdps(40):
@@ -94,9 +90,10 @@ def _good_gram_points(lowest, highest):
 
 
 def _between_anchors(grid, n, g, first, last):
-    """(offsets, slopes) of the zeros first ... last; None if the good Gram points around them hold no anchors."""
+    """Return (offsets, slopes) of the zeros first ... last; None if the good Gram points around them hold no anchors."""
     found = grid.zeros()
-    for ranges in (_broken_blocks(found[0], n, g), np.array([[g[0], g[-1]]])):
+    broken = np.flatnonzero(_breaks_rule(found[0], n, g))
+    for ranges in (np.stack([g[broken], g[broken + 1]], axis=1), np.array([[g[0], g[-1]]])):
         if len(ranges):
             found = grid.with_close_pairs(*found, ranges)
         known = _is_anchor(n, ~_breaks_rule(found[0], n, g), grid.start + g[-1])
@@ -109,27 +106,21 @@ def _between_anchors(grid, n, g, first, last):
             wanted = slice(begin + first - (n[a] + 2), begin + last + 1 - (n[a] + 2))
             return tuple(part[wanted] for part in found)
     if len(below) and len(above):
-        raise ArithmeticError(
-            f"zeros {n[a] + 2} ... {n[b] + 1}: {end - begin} sign changes found where {n[b] - n[a]} zeros are")
+        raise ArithmeticError(f"zeros {n[a] + 2} ... {n[b] + 1}: {end - begin} sign changes found instead of {n[b] - n[a]}")
     return None
 
 
 def _breaks_rule(offsets, n, g):
-    """Which stretches between neighbouring good Gram points hold fewer zeros than Rosser's rule wants.
+    """Return which stretches between neighbouring good Gram points hold fewer zeros than Rosser's rule demands.
 
-    Or a number of the wrong parity: a zero so near to a Gram point that it was counted on the wrong side of it.
+    Or a number of the wrong parity: a zero so near to a Gram point that it was counted on its wrong side.
     """
     excess = np.diff(np.searchsorted(offsets, g)) - np.diff(n)
     return (excess < 0) | (excess % 2 != 0)
 
 
-def _broken_blocks(offsets, n, g):
-    broken = np.flatnonzero(_breaks_rule(offsets, n, g))
-    return np.stack([g[broken], g[broken + 1]], axis=1)
-
-
 def _is_anchor(n, satisfied, t):
-    """Which good Gram points, of indexes n and up to height t, have a proven count.
+    """Return which good Gram points, of indexes n and up to height t, have a proven count.
 
     satisfied[j]: Rosser's rule holds between the good Gram points j and j + 1.
     """
@@ -141,11 +132,8 @@ def _is_anchor(n, satisfied, t):
     return known
 
 
-# Positions
-
-
 def _sign_of_Z(t, offset):
-    """The sign of Z(t + offset), for certain, for float64 arrays: by float64 where that is enough, else by mpmath."""
+    """Return the proven sign of Z(t + offset) for float64 arrays: by float64 if that is enough, else by mpmath."""
     values = Z(t, offset)
     signs = np.sign(values)
     for k in np.flatnonzero(np.abs(values) <= error_bound(t)):
@@ -155,10 +143,10 @@ def _sign_of_Z(t, offset):
 
 
 def _certain(grid, offsets, slopes):
-    """(offsets, slopes) with every offset right to _POSITION_ERROR.
+    """Return (offsets, slopes) with every offset right to _POSITION_ERROR.
 
-    Where Z is so flat that the grid's error may have moved a zero further, steps on Z itself are taken, and a sign
-    change of Z around the result is asked for.
+    If Z is so flat that the grid's error may have moved a zero further, steps on Z itself follow, and Z must change its
+    sign around the result.
     """
     flat = np.flatnonzero(grid.error_bound(offsets) > _POSITION_ERROR / 2 * np.abs(slopes))
     if len(flat):
@@ -167,21 +155,21 @@ def _certain(grid, offsets, slopes):
             offsets[flat] -= Z(start, offsets[flat]) / slopes[flat]
         rising = np.sign(slopes[flat])
         before = _sign_of_Z(start, offsets[flat] - _POSITION_ERROR)
-        behind = _sign_of_Z(start, offsets[flat] + _POSITION_ERROR)
-        uncertain = flat[(before != -rising) | (behind != rising)]
+        after = _sign_of_Z(start, offsets[flat] + _POSITION_ERROR)
+        uncertain = flat[(before != -rising) | (after != rising)]
         if len(uncertain):
             raise ArithmeticError(f"zeros near {grid.start + offsets[uncertain]}: Z is too flat to place them")
     return offsets, slopes
 
 
 def _fixed_point(start, offsets, slopes):
-    """Zeros at start + offsets in units of 2^-36, each on its own side of every multiple of 1e-4 and _NEAR from it."""
+    """Return the zeros at start + offsets in units of 2^-36, each on its side of every multiple of 1e-4, _NEAR or more from it."""
     boundary = np.rint(offsets * 1e4)
     near = np.flatnonzero(np.abs(offsets - boundary * 1e-4) < _NEAR + _POSITION_ERROR)
     if len(near):
         whole, ten_thousandths = np.divmod(boundary[near], 10_000)
-        # behind a zero Z has the sign of its slope there
-        behind = _sign_of_Z(start + whole, ten_thousandths / 10_000) == np.sign(slopes[near])
-        offsets[near] = boundary[near] * 1e-4 + np.where(behind, -_NEAR, _NEAR)
+        # right of a zero Z has the sign of its slope
+        zero_is_below = _sign_of_Z(start + whole, ten_thousandths / 10_000) == np.sign(slopes[near])
+        offsets[near] = boundary[near] * 1e-4 + np.where(zero_is_below, -_NEAR, _NEAR)
     unit = 1 << FRACTION_BITS
     return start * unit + np.rint(offsets * unit).astype(np.int64) | 1
