@@ -6,7 +6,7 @@
     11 52.97032148
     12 56.4462477
 
-They are read from David Platt's tables where use_platt_tables has named their folder, and computed otherwise.
+They are read from David Platt's tables if use_platt_tables has named their folder, and computed otherwise.
 """
 
 from itertools import chain
@@ -29,15 +29,15 @@ def use_platt_tables(folder):
 def zeros_starting_at_N(N, number_of_zeros, dps=None):
     """Yield (i, mpf) for the number_of_zeros zeros from index N on: the i-th zero is 1/2 + mpf * 1j.
 
-    Indexes are 1-based: zero 1 is 14.1347..., and N = 0 begins there too. A value is within 1e-8 of its zero and its
-    first four decimals are always right; with `dps`, dps digits are right, which takes half a second a zero at 10^7
-    (38 digits, measured on 2 AMD EPYC cores). Platt's tables hold multiples of 2^-101, so numbers taken from them, such as
+    Indexes are 1-based: zero 1 is 14.1347..., and N = 0 begins there too. A value is within 1e-8 of its zero and its first
+    four decimals are always right; with `dps`, dps digits are right, which takes half a second a zero at 10^7 (38 digits,
+    measured on 2 AMD EPYC cores). Platt's tables hold multiples of 2^-101, so numbers taken from them, such as
     49.7738324776723021819167846785638367196 for zero 10, are right to 30 decimals; dps=38 gives ...856372405772. Zeros
-    are computed by blocks of 8192 while they are consumed. mpmath's precision is left alone.
+    are computed in blocks of 8192 while they are consumed. mpmath's precision does not change.
 
-    Raises ValueError at the call for arguments that are not whole numbers or out of range. While the zeros are
-    consumed, raises platt_tables.TableError, a ValueError, for what is missing from or damaged in the tables, and
-    ArithmeticError for indexes whose count of zeros does not come out.
+    Raises ValueError at the call for arguments that are not whole numbers or out of range. While the zeros are consumed,
+    raises platt_tables.TableError, a ValueError, if the tables lack zeros or are damaged, and ArithmeticError, naming the
+    indexes, if the number of zeros found is not the proven one.
     """
     for name, value in (("N", N), ("number_of_zeros", number_of_zeros), *([] if dps is None else [("dps", dps)])):
         if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -54,23 +54,23 @@ def zeros_starting_at_N(N, number_of_zeros, dps=None):
         blocks = zeta_zeros.zeros(first, number_of_zeros)
         fixed_point = chain.from_iterable(enumerate(values.tolist(), index) for index, values in blocks)
         pairs = _mpf_pairs(fixed_point, zeta_zeros.FRACTION_BITS)
-    return pairs if dps is None else ((i, _polished(zero, int(dps))) for i, zero in pairs)
+    return pairs if dps is None else ((i, _refined(zero, int(dps))) for i, zero in pairs)
 
 
 def _mpf_pairs(pairs, fraction_bits):
-    """(i, value) with whole numbers value in units of 2^-fraction_bits as (i, mpf), without rounding."""
+    """Turn pairs (i, whole number of 2^-fraction_bits) into pairs (i, mpf), without rounding."""
     make_mpf = mpmath.mp.make_mpf
     return ((i, make_mpf(from_man_exp(value, -fraction_bits))) for i, value in pairs)
 
 
-def _polished(zero, dps):
-    """A zero given to 1e-8, right to dps digits (25 at least, to keep the fourth decimal): secant steps on Z."""
+def _refined(zero, dps):
+    """Improve a zero given to 1e-8 to dps digits (at least 25, to keep the fourth decimal) by secant steps on Z."""
     dps = max(dps, 25)
     with mpmath.workdps(dps + 10):
-        enough = zero * mpmath.mpf(10) ** -(dps + 5)
+        tolerance = zero * mpmath.mpf(10) ** -(dps + 5)
         a, b = zero, zero + mpmath.mpf(10) ** -8
         Z_a = mpmath.siegelz(a)
-        while abs(b - a) > enough:
+        while abs(b - a) > tolerance:
             Z_b = mpmath.siegelz(b)
             a, b, Z_a = b, b - Z_b * (b - a) / (Z_b - Z_a), Z_b
     with mpmath.workdps(dps):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_utils import truncated_value
-from model.tokenizer import decode, decode_rows, encode, encode_prompts, encode_rows, row_text, trajectories, vocabulary
+from model.tokenizer import COLON, END, decode, encode, encode_prompts, encode_rows, row_text, trajectories, vocabulary
 
 SPECIFIED_ZEROS = [
     (10, "49.7738324776723021819167846785638367196"),
@@ -60,6 +60,20 @@ def test_cutting_does_not_depend_on_the_working_precision():
         just_below = mpmath.mpf("14.1346999999999999999999999999999999999999")
     with mpmath.workdps(5):
         assert truncated_value(just_below) == 141346
+
+
+def decode_rows(rows):
+    """Return (indexes, values), int64 of shape (n,), of well-formed rows (n, 32): the inverse of encode_rows."""
+    rows = np.asarray(rows)
+    colon, end = (rows == COLON).argmax(1), (rows == END).argmax(1)
+    indexes, values = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    for column in range(rows.shape[1]):
+        token = rows[:, column].astype(np.int64)
+        digit = token < 10
+        in_index, in_value = digit & (column < colon), digit & (column > colon) & (column < end)
+        indexes = np.where(in_index, 10 * indexes + token, indexes)
+        values = np.where(in_value, 10 * values + token, values)
+    return indexes, values
 
 
 zeros = st.lists(st.tuples(st.integers(1, 10**12 - 1), st.integers(1, 10**15)), min_size=1, max_size=30)

@@ -1,4 +1,4 @@
-"""Characters, token ids and rows: how a zero is written, and read again.
+"""Characters, token ids and rows: how a zero is written and read.
 
     encode("b10:49.7738e")                  # [12, 1, 0, 11, 4, 9, 10, 7, 7, 3, 8, 13]
     row_text(10, 497738)                    # 'b10:49.7738epppppppppppppppppppp'
@@ -17,11 +17,9 @@ from common.config import CONTEXT
 DECIMALS = 4
 SCALE = 10**DECIMALS  # a value counts ten-thousandths
 vocabulary: list[str] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", ".", ":", "b", "e", " ", "p"]
-token_ids = {character: number for number, character in enumerate(vocabulary)}
+token_ids = {character: token for token, character in enumerate(vocabulary)}
 POINT, COLON, BEGIN, END, PAD = (token_ids[character] for character in ".:bep")
-
-
-# ---------------------------------------------------------------------------------------------------- text and tokens
+NUMBER = re.compile(r"b\d+:(\d+(?:\.\d+)?)e")
 
 
 def encode(text):
@@ -34,7 +32,7 @@ def encode(text):
 
 def decode(ids):
     """Return the text of a sequence of token ids."""
-    return "".join(vocabulary[number] for number in ids)
+    return "".join(vocabulary[token] for token in ids)
 
 
 def zero_text(index, value):
@@ -43,7 +41,7 @@ def zero_text(index, value):
 
 
 def row_text(index, value):
-    """Return zero_text padded with 'p' to 32 characters. Raises ValueError where it is longer."""
+    """Return zero_text padded with 'p' to 32 characters. Raises ValueError if it is longer."""
     text = zero_text(index, value)
     if len(text) > CONTEXT:
         raise ValueError(f"{text!r} has {len(text)} characters and does not fit the context of {CONTEXT} tokens")
@@ -51,7 +49,7 @@ def row_text(index, value):
 
 
 def trajectories(text):
-    """Yield the (prefix, next character) pairs that a text is trained on, in order, from 'b<i>:' to the target 'e'.
+    """Yield the (prefix, next character) pairs of a text, the training examples, in order from 'b<i>:' to the target 'e'.
 
     >>> next(trajectories("b1:23.4567e"))
     ('b1:', '2')
@@ -63,8 +61,8 @@ def trajectories(text):
 def encode_rows(indexes, values):
     """Return the rows of many zeros: uint8 token ids of shape (n, 32), from int64 arrays of shape (n,).
 
-    Rows of equal lengths are written together, column by column, so there is no Python loop over zeros. Raises
-    ValueError where a row does not fit 32 tokens.
+    Rows of the same layout are written together, column by column, so there is no Python loop over zeros. Raises
+    ValueError if a row does not fit 32 tokens.
     """
     indexes, values = np.asarray(indexes, np.int64), np.asarray(values, np.int64)
     rows = np.full((len(indexes), CONTEXT), PAD, np.uint8)
@@ -72,16 +70,16 @@ def encode_rows(indexes, values):
     layouts = np.stack([index_digits, whole_digits], 1)
     for index_width, whole_width in np.unique(layouts, axis=0).tolist():
         group = np.flatnonzero((index_digits == index_width) & (whole_digits == whole_width))
-        length = 1 + index_width + 1 + whole_width + 1 + DECIMALS + 1
-        if length > CONTEXT:
-            row_text(int(indexes[group[0]]), int(values[group[0]]))  # raises, naming the zero
-        block = np.full((len(group), CONTEXT), PAD, np.uint8)
         colon = 1 + index_width
         point = colon + 1 + whole_width
-        block[:, 0], block[:, colon], block[:, point], block[:, length - 1] = BEGIN, COLON, POINT, END
+        end = point + 1 + DECIMALS
+        if end >= CONTEXT:
+            row_text(int(indexes[group[0]]), int(values[group[0]]))  # raises, naming the zero
+        block = np.full((len(group), CONTEXT), PAD, np.uint8)
+        block[:, 0], block[:, colon], block[:, point], block[:, end] = BEGIN, COLON, POINT, END
         write_digits(block[:, 1:colon], indexes[group])
         write_digits(block[:, colon + 1 : point], values[group] // SCALE)
-        write_digits(block[:, point + 1 : length - 1], values[group] % SCALE)
+        write_digits(block[:, point + 1 : end], values[group] % SCALE)
         rows[group] = block
     return rows
 
@@ -89,7 +87,7 @@ def encode_rows(indexes, values):
 def encode_prompts(indexes):
     """Return the prompts 'b<i>:' as a list of (positions, rows): one uint8 array (n, length) per prompt length.
 
-    `positions` (n,) says where in `indexes` each row came from.
+    positions (n,): row k is the prompt of indexes[positions[k]].
     """
     indexes = np.asarray(indexes, np.int64)
     widths = number_of_digits(indexes)
@@ -103,22 +101,8 @@ def encode_prompts(indexes):
     return groups
 
 
-def decode_rows(rows):
-    """Return (indexes, values), int64 of shape (n,), of well-formed rows (n, 32): the inverse of encode_rows."""
-    rows = np.asarray(rows)
-    colon, end = (rows == COLON).argmax(1), (rows == END).argmax(1)
-    indexes, values = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-    for column in range(rows.shape[1]):
-        token = rows[:, column].astype(np.int64)
-        digit = token < 10
-        in_index, in_value = digit & (column < colon), digit & (column > colon) & (column < end)
-        indexes = np.where(in_index, 10 * indexes + token, indexes)
-        values = np.where(in_value, 10 * values + token, values)
-    return indexes, values
-
-
 def number_of_digits(numbers):
-    """Return how many decimal digits each of the int64 `numbers` (all >= 0) has; 0 has one."""
+    """Return the number of decimal digits of each of the int64 `numbers` (all >= 0); 0 has one."""
     powers = 10 ** np.arange(1, 19, dtype=np.int64)
     return np.searchsorted(powers, numbers, side="right") + 1
 
@@ -135,10 +119,7 @@ def targets_of_rows(rows):
     return np.where(after_colon, rows[:, 1:], PAD).astype(np.uint8)
 
 
-NUMBER = re.compile(r"b\d+:(\d+(?:\.\d+)?)e")
-
-
 def parse_value(text):
-    """Return the number in 'b<i>:<number>e…' as a float, or None where there is no number or it does not end in 'e'."""
+    """Return the number in 'b<i>:<number>e…' as a float, or None if there is no number or no 'e' after it."""
     match = NUMBER.match(text)
     return float(match[1]) if match else None
