@@ -1,10 +1,10 @@
-"""From zeros_db to the splits: zeros are fetched, checked and kept as interval files, and served as a Dataset.
+"""From zeros_db to the splits: zeros are fetched, checked, kept as interval files, and served as a Dataset.
 
     training_zeros(config, 1)               # RiemannZerosDataset of interval 1: data/zeros_1000000_1000000.npy
     validation_zeros(config, 1)             # 1% of interval 2, the same until the round ends
     test_zeros(config)                      # the first data.N zeros of interval K + 1
 
-The tokenizer's names are handed on: `from data_utils import encode, decode, vocabulary, trajectories`.
+It also exports the tokenizer: `from data_utils import encode, decode, vocabulary, trajectories`.
 """
 
 import hashlib
@@ -27,30 +27,28 @@ from common.devices import derive_seed
 from common.files import atomic_write, exclusive_lock, quarantine
 from common.logs import progress_bar
 from common.processes import signals_blocked, unblock_signals
-from model.tokenizer import PAD, SCALE, encode_rows, targets_of_rows, zero_text
+from model.tokenizer import PAD, SCALE, decode, encode, encode_rows, targets_of_rows, trajectories, vocabulary, zero_text  # noqa: F401
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 log = logging.getLogger("rzz")
-FETCH_CHUNK = 16_384  # zeros that an interruption of a fetch can lose
-FETCH_AHEAD = 100_000  # zeros; fewer are computed sooner than a process starts
+FETCH_CHUNK = 16_384  # zeros; an interrupted fetch loses at most so many
+FETCH_AHEAD = 100_000  # zeros; computing fewer takes less time than starting a process
 DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
-VALIDATION_STREAM = 1  # tells the draw of validation samples apart from other uses of the seed
+VALIDATION_STREAM = 1  # separates the draw of validation samples from other uses of the seed
 
 
 # ------------------------------------------------------------------------------------------------------------------------ dataset
 
 
 class RiemannZerosDataset(Dataset):
-    """Zeros in index order: single items for those who use a DataLoader, contiguous batches for the training loop.
+    """Zeros in index order: single items for a DataLoader, contiguous batches for the training loop.
 
-    Item k is (inputs, targets), int64 tensors of shape (31,): inputs are the row without its last token, and targets
-    are the row without its first, with 'p' wherever there is nothing to predict. So one row carries all trajectories
-    of its zero, and 'p', which is never a target, marks what has no loss.
+    Item k is (inputs, targets), int64 tensors of shape (31,): the row without its last token, and the row without its
+    first, with 'p' at positions that have no target. So one row carries all trajectories of its zero, and 'p', which is
+    never a target, marks positions without a loss. Rows are encoded on demand, a million in less than a second.
 
-    Rows are encoded when they are asked for: a million in less than a second, which nobody has to wait for at once.
-
-    indexes, values: int64 (n,), increasing. width: columns up to the longest row's end; what lies beyond is padding in
-    every row. first: the leftmost column of a ':'; before it no row has a target.
+    indexes, values: int64 (n,), increasing. width: columns up to the end of the longest row; all columns after it are
+    padding. first: the leftmost column of a ':'; no row has a target before it.
     """
 
     def __init__(self, indexes, values):
@@ -70,7 +68,7 @@ class RiemannZerosDataset(Dataset):
     def batch(self, start, size):
         """Return rows start … start + size - 1 as (inputs, targets, indexes): uint8 (size, width - 1) twice, int64 (size,).
 
-        Always of the same shape: what is missing at the end is filled with rows that carry no loss.
+        The shape is always the same: rows without a loss fill the last batch.
         """
         stop = min(start + size, len(self))
         rows = np.full((size, self.width), PAD, np.uint8)
@@ -88,108 +86,85 @@ class RiemannZerosDataset(Dataset):
 
 
 def interval(config, t):
-    """Return (first index, number of zeros) of interval t: [t·S, (t + 1)·S), without the index 0, where no zero is."""
+    """Return (first index, number of zeros) of interval t: [t·S, (t + 1)·S), S = data.interval_size; there is no zero 0."""
     size = config.data.interval_size
     return (1, size - 1) if t == 0 else (t * size, size)
 
 
 def training_zeros(config, t):
-    """The zeros of interval t in index order, on which round t trains."""
+    """Return the training set of round t: the zeros of interval t in index order."""
     return stored_zeros(config, *interval(config, t))
 
 
 def validation_zeros(config, t):
-    """The validation sample of round t: data.validation_fraction of interval t + 1, in index order.
+    """Return the validation sample of round t: data.validation_fraction of interval t + 1, in index order.
 
-    Drawn once from training.seed and kept in data/ as validation_round_<t>_seed_<seed>.npy. In round K the test
-    zeros are left out of the draw, so that no test zero is seen before evaluation.
+    Drawn once from training.seed and kept in data/ as validation_round_<t>_seed_<seed>.npy. The draw of round K excludes
+    the test zeros, so that no test zero is seen before evaluation.
     """
     zeros = stored_zeros(config, *interval(config, t + 1))
     num_test = config.data.N if t == config.data.K else 0
     size = validation_size(config.data)
-    name = config.data_folder / f"validation_round_{t}_seed_{config.training.seed}.npy"
-    positions = stored_sample(name, zeros.indexes, num_test, size)
+    path = config.data_folder / f"validation_round_{t}_seed_{config.training.seed}.npy"
+    positions = stored_sample(path, zeros.indexes, num_test, size)
     if positions is None:
         generator = np.random.default_rng(derive_seed(config.training.seed, VALIDATION_STREAM, t))
         positions = num_test + np.sort(generator.choice(len(zeros) - num_test, size=size, replace=False))
-        write_values(name, zeros.indexes[positions])
+        write_values(path, zeros.indexes[positions])
     return zeros.subset(positions)
 
 
 def stored_sample(path, indexes, num_test, size):
-    """Return positions in `indexes` of the sample stored at `path`, or None where it is missing or does not fit."""
+    """Return the positions in `indexes` of the sample stored at `path`, or None if it is missing or does not fit."""
     if not path.exists():
         return None
     try:
         sample = load_values(path, size)
-        fits = bool((np.diff(sample) > 0).all())
+        if (np.diff(sample) > 0).all() and indexes[num_test] <= sample[0] and sample[-1] <= indexes[-1]:
+            return sample - indexes[0]
     except ValueError:
-        fits = False
-    if fits and indexes[num_test] <= sample[0] and sample[-1] <= indexes[-1]:
-        return sample - indexes[0]
+        pass  # it is damaged
     log.warning("%s does not fit the settings or is damaged; moved to %s and drawn again", path.name, quarantine(path).name)
     return None
 
 
 def test_zeros(config):
-    """The test set: the first data.N zeros of interval K + 1, in a file of their own."""
-    first, _ = interval(config, config.data.K + 1)
-    return stored_zeros(config, first, config.data.N)
+    """Return the test set: the first data.N zeros of interval K + 1, in a file of their own."""
+    return stored_zeros(config, interval(config, config.data.K + 1)[0], config.data.N)
 
 
 def tuning_splits(config):
-    """The zeros that tuning searches on, 1 … tuning.zeros, as (training part, validation part: the last tenth)."""
+    """Return the zeros 1 … tuning.zeros as (training set, validation set), the latter their last tenth."""
     zeros = stored_zeros(config, 1, config.tuning.zeros)
     split = len(zeros) - len(zeros) // 10
     return zeros.subset(slice(0, split)), zeros.subset(slice(split, None))
 
 
-def stored_zeros(config, first, count):
-    """Return the zeros first … first + count - 1 from their file in data/, which is made where it is missing."""
-    values = stored_values(config, first, count)
-    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values)
-
-
-def zeros_in_memory(config, first, count):
-    """Return the zeros first … first + count - 1 straight from zeros_db: no file in data/ is read or written."""
-    return RiemannZerosDataset(np.arange(first, first + count, dtype=np.int64), values_in_memory(config, first, count))
-
-
-def require_zeros(config):
-    """Raise UserError at once where zeros_db refuses the last zero that training and evaluation will ask for."""
-    first, count = interval(config, config.data.K + 1)
-    if not config.data.platt_tables:
-        try:
-            with source_errors(first + count - 1, 1):
-                next(iter(zeros_db.zeros_starting_at_N(first + count - 1, 1)))
-        except UserError as error:
-            raise UserError(f"{error} Lower data.K or data.interval_size, or name Platt's tables.") from error
-
-
 # ----------------------------------------------------------------------------------------------------------------- interval files
 
 
-def stored_values(config, first, count):
-    """Return the values (count,) of these zeros from their file in data/, which is made where it is missing.
+def stored_zeros(config, first, count):
+    """Return the zeros first … first + count - 1 from their file in data/, which is built if it is missing.
 
-    A file that is short, damaged, altered, or far from the smooth count is named in the log, moved aside, and made again.
+    A file that is short, damaged, altered, or far from the smooth count is named in the log, moved aside, and built again.
     """
     require_writable(config.data_folder)
     path = interval_file(config, first, count)
     try:
-        return read_values(path, first, count)
+        values = read_values(path, first, count)
     except (FileNotFoundError, ValueError):
         with exclusive_lock(config.data_folder / ".lock", f"process {os.getpid()}", wait=True):
-            return build_interval_file(config, path, first, count)
+            values = build_interval_file(config, path, first, count)
+    return RiemannZerosDataset(np.arange(first, first + count), values)
 
 
 def build_interval_file(config, path, first, count):
-    """Make the interval file `path` and return its values, unless another process has made it meanwhile."""
+    """Build the interval file `path`, unless another process has done so meanwhile, and return its values."""
     if path.exists():
         try:
             return read_values(path, first, count)
         except ValueError as error:
-            log.warning("%s; moved to %s and made again", error, quarantine(path).name)
+            log.warning("%s; moved to %s and built again", error, quarantine(path).name)
     partial = path.with_suffix(".partial")
     values = fetch_values(config, first, count, partial)
     write_values(path, values)
@@ -198,20 +173,20 @@ def build_interval_file(config, path, first, count):
 
 
 def interval_file(config, first, count):
-    """The path of the file of these zeros, whether it is there or not."""
+    """Return the path of the file of these zeros, which may not exist yet."""
     return config.data_folder / f"zeros_{first}_{count}.npy"
 
 
 def missing_zeros(config, intervals):
-    """Number of zeros in those of `intervals`, pairs (first, count), that have no file in data/ yet."""
+    """Return the number of zeros in those of `intervals`, pairs (first, count), that have no file in data/ yet."""
     return sum(count for first, count in intervals if not interval_file(config, first, count).exists())
 
 
 def fetch_ahead(config, first, count):
-    """Begin to make the file of an interval, if it is missing and large, in a process of its own beside the training.
+    """Start building the file of an interval, if it is missing and large, in a process that runs in parallel to the training.
 
-    A thread would not do: where zeros are taken one by one it keeps Python from giving the device its work. What goes
-    wrong there is met again, and said, when the interval is needed.
+    A thread would hold the GIL, zero by zero, and keep the training from feeding the device. An error there is
+    raised again, and shown, when the training needs the interval.
     """
     if count >= FETCH_AHEAD and not interval_file(config, first, count).exists():
         with signals_blocked():
@@ -221,21 +196,19 @@ def fetch_ahead(config, first, count):
 def fetch_silently(config, first, count):
     unblock_signals()
     sys.stderr = open(os.devnull, "w")  # the terminal belongs to the training's progress bar
-    stored_values(config, first, count)
+    stored_zeros(config, first, count)
 
 
 def fetch_values(config, first, count, partial):
-    """Return the values first … first + count - 1 from zeros_db, checked as they come, with a progress bar.
+    """Return the checked values of the zeros first … first + count - 1 from zeros_db, with a progress bar.
 
-    What has come is kept in the file `partial`, chunk by chunk, each with its checksum, so that after an interruption
-    at most one chunk is fetched again.
+    They are appended to the file `partial` in chunks with checksums, so that an interruption loses at most one chunk.
     """
-    choose_source(config)
     chunks = read_chunks(partial)
     filled = sum(map(len, chunks))
     if filled:
-        log.info("going on with %s after %s zeros", partial.name, f"{filled:,}")
-    with source_errors(first, count), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
+        log.info("resuming %s after %s zeros", partial.name, f"{filled:,}")
+    with zeros_source(config, first, count), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
         zeros = zeros_from(first + filled, count - filled) if filled < count else iter(())
         while len(chunk := values_of_pairs(itertools.islice(zeros, min(FETCH_CHUNK, count - filled + 1)), first + filled)):
             chunks.append(chunk)
@@ -247,8 +220,7 @@ def fetch_values(config, first, count, partial):
                 break
     if filled != count:
         partial.unlink(missing_ok=True)
-        given = f"{filled} zeros{' or more' if filled > count else ''}"
-        raise UserError(f"zeros_db gave {given} from index {first} on instead of {count}.")
+        raise UserError(f"zeros_db gave {filled} zeros{' or more' * (filled > count)} from index {first} on instead of {count}.")
     try:
         return checked(np.concatenate(chunks), first)
     except UserError:
@@ -257,20 +229,20 @@ def fetch_values(config, first, count, partial):
 
 
 def read_chunks(partial):
-    """Return the whole chunks of an interrupted fetch as int64 arrays, and cut the file after the last of them."""
+    """Return the complete chunks of an interrupted fetch as int64 arrays, and cut off what follows them in the file."""
     if not partial.exists():
         return []
     content, size = partial.read_bytes(), FETCH_CHUNK * 8 + DIGEST_SIZE
     chunks = []
-    while (piece := without_digest(content[len(chunks) * size : (len(chunks) + 1) * size])) is not None:
-        chunks.append(np.frombuffer(piece, np.int64))
+    while (chunk := without_digest(content[len(chunks) * size : (len(chunks) + 1) * size])) is not None:
+        chunks.append(np.frombuffer(chunk, np.int64))
     with open(partial, "r+b") as file:
         file.truncate(len(chunks) * size)
     return chunks
 
 
 def write_values(path, values):
-    """Write an int64 array to `path` in numpy's format with a SHA-256 of that at the end, which np.load leaves unread."""
+    """Write an int64 array to `path` in numpy's format, followed by its SHA-256, which np.load ignores."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     with disk_errors(path), atomic_write(path) as file:
@@ -278,14 +250,14 @@ def write_values(path, values):
 
 
 def read_values(path, first, count):
-    """Return the int64 values (count,) of an interval file. Raises ValueError, naming the file, for anything odd."""
+    """Return the values (count,) of an interval file. Raises ValueError, naming the file, if they cannot be these zeros."""
     values = load_values(path, count)
     check_values(values, first, str(path))
     return values
 
 
 def load_values(path, count):
-    """Return the int64 array (count,) that write_values wrote. Raises ValueError, naming the file, where it is another."""
+    """Return the int64 array (count,) that write_values wrote. Raises ValueError, naming the file, if it is not that."""
     content = without_digest(path.read_bytes())
     if content is None:
         raise ValueError(f"{path} is damaged: its checksum does not match")
@@ -300,7 +272,7 @@ def with_digest(content):
 
 
 def without_digest(content):
-    """Return what with_digest was given, or None where the digest does not match."""
+    """Return the content that with_digest was given, or None if its digest does not match."""
     content, digest = content[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
     return content if content and hashlib.sha256(content).digest() == digest else None
 
@@ -317,27 +289,36 @@ def disk_errors(path):
 # ----------------------------------------------------------------------------------------------------------------------- zeros_db
 
 
-def values_in_memory(config, first, count):
-    """Return the values (count,) of the zeros first … first + count - 1 straight from zeros_db."""
-    choose_source(config)
-    with source_errors(first, count):
+def zeros_in_memory(config, first, count):
+    """Return the zeros first … first + count - 1 straight from zeros_db: no file in data/ is read or written."""
+    with zeros_source(config, first, count):
         values = values_of_pairs(itertools.islice(zeros_from(first, count), count), first)
     if len(values) != count:
         raise UserError(f"zeros_db gave {len(values)} zeros from index {first} on instead of {count}.")
-    return checked(values, first)
+    return RiemannZerosDataset(np.arange(first, first + count), checked(values, first))
 
 
-def choose_source(config):
-    """Tell zeros_db where Platt's tables are, if the settings name them."""
+def require_zeros(config):
+    """Raise UserError at once if zeros_db refuses the last zero that training and evaluation will request."""
+    first, count = interval(config, config.data.K + 1)
+    if not config.data.platt_tables:
+        try:
+            with zeros_source(config, first + count - 1, 1):
+                next(iter(zeros_db.zeros_starting_at_N(first + count - 1, 1)))
+        except UserError as error:
+            raise UserError(f"{error} Lower data.K or data.interval_size, or name Platt's tables.") from error
+
+
+@contextmanager
+def zeros_source(config, first, count):
+    """Within the block zeros_db, which may be the user's own, reads Platt's tables if the settings name them.
+
+    Its errors become UserErrors, and mpmath gets its precision back.
+    """
     if config.data.platt_tables:
         if not hasattr(zeros_db, "use_platt_tables"):
             raise UserError('This zeros_db.py does not read Platt\'s tables; set data.platt_tables to "".')
         zeros_db.use_platt_tables(str(config.folder / os.path.expanduser(config.data.platt_tables)))
-
-
-@contextmanager
-def source_errors(first, count):
-    """Turn what zeros_db, which may be the user's own, raises within the block into a UserError; give mpmath its precision back."""
     with mpmath.workprec(mpmath.mp.prec):
         try:
             yield
@@ -349,10 +330,10 @@ def source_errors(first, count):
 
 
 def zeros_from(first, count):
-    """Return an iterator over what zeros_db gives from index `first` on.
+    """Return an iterator over the pairs of zeros_db from index `first` on.
 
-    The LMFDB's reader, asked for the zero at a block's border, begins one too late. So where zero first + 1 comes first,
-    it is asked again from one zero before, and what comes before `first` is left out.
+    The LMFDB's reader begins one too late if the request begins at a block's border. So if zero first + 1 comes first, the
+    request is repeated from one zero earlier, and zeros before `first` are skipped.
     """
     for earlier in (0, 1):
         zeros = iter(zeros_db.zeros_starting_at_N(first - earlier, count + earlier))
@@ -364,22 +345,22 @@ def zeros_from(first, count):
 
 
 def values_of_pairs(pairs, first):
-    """Return the int64 values of an iterator of (index, mpf). Raises UserError where an index is not first, first + 1, …
+    """Return the int64 values of an iterator of (index, mpf). Raises UserError if the indexes are not first, first + 1, …
 
-    Pair by pair: in a list of them Python's garbage collector would spend as long as their computation takes.
+    Takes one pair at a time: with a list of pairs Python's garbage collector takes as long as computing the zeros.
     """
 
     def values():
         for expected, (index, zero) in enumerate(pairs, first):
             if index != expected:
-                raise UserError(f"zeros_db gave zero {index} where zero {expected} was expected.")
+                raise UserError(f"zeros_db gave zero {index} instead of zero {expected}.")
             yield truncated_value(zero)
 
     return np.fromiter(values(), np.int64)
 
 
 def truncated_value(zero):
-    """Return the int of ten-thousandths below the mpf `zero`, cut and not rounded, exactly.
+    """Return the mpf `zero` in ten-thousandths, cut and not rounded, as an int.
 
     Works on the number's own mantissa and exponent, so mpmath's working precision does not matter.
     """
@@ -390,35 +371,30 @@ def truncated_value(zero):
 
 
 def checked(values, first):
-    """Return `values`. Raises UserError where they cannot be the zeros from index `first` on."""
+    """Return `values`. Raises UserError if they cannot be the zeros from index `first` on."""
     try:
         check_values(values, first, "zeros_db")
     except ValueError as error:
-        raise UserError(f"{error}; rzz/src/zeros_db.py is not to be trusted here.") from error
+        raise UserError(f"{error}; rzz/src/zeros_db.py returned invalid zeros.") from error
     return values
 
 
 def check_values(values, first, source):
-    """Raise ValueError where `values` are not increasing or lie far from where the smooth count expects them.
+    """Raise ValueError, naming the `source`, if `values` do not increase or lie far from the smooth count.
 
-    A zero is about S(t) mean spacings away from the smooth count, and |S(t)| was below 3.4 wherever anyone computed it
-    (Bober and Hiary, "New computations of the Riemann zeta function on the critical line", 2018). So a wrong digit
-    jumps out, and a list whose indexes are off by one is off by one spacing on the average, where the true zeros are
-    off by less than 0.02 over any 100.
+    A zero is about S(t) mean spacings away from the smooth count, and |S(t)| was below 3.4 wherever it was computed
+    (Bober and Hiary, "New computations of the Riemann zeta function on the critical line", 2018). So a wrong digit is
+    noticed, and so are indexes that are off by one: they shift the mean deviation by one spacing, while that of the true
+    zeros is below 0.02 over any 100.
     """
-    if (np.diff(values) <= 0).any():
-        position = int(np.flatnonzero(np.diff(values) <= 0)[0])
-        raise ValueError(f"{source}: zero {first + position + 1} is not above zero {first + position}")
-    indexes = np.arange(first, first + len(values), dtype=np.int64)
-    smooth = smooth_zeros(indexes)
-    spacing = mean_spacing(smooth)
-    off = np.abs(values / SCALE - smooth) / spacing
-    if off.max(initial=0) > 4:
-        position = int(off.argmax())
-        raise ValueError(
-            f"{source}: zero {first + position} is given as {values[position] / SCALE}, "
-            f"{off[position]:.1f} mean spacings from {smooth[position]:.4f}, where the smooth count expects it"
-        )
-    drift = float(np.mean((values / SCALE - smooth) / spacing))
-    if len(values) >= 100 and abs(drift) > 0.5:
-        raise ValueError(f"{source}: zeros {first} … lie {drift:+.2f} mean spacings off on the average: the indexes are shifted")
+    if (drops := np.flatnonzero(np.diff(values) <= 0)).size:
+        raise ValueError(f"{source}: zero {first + drops[0] + 1} is not above zero {first + drops[0]}")
+    smooth = smooth_zeros(np.arange(first, first + len(values)))
+    deviation = (values / SCALE - smooth) / mean_spacing(smooth)
+    if np.abs(deviation).max(initial=0) > 4:
+        worst = int(np.abs(deviation).argmax())
+        raise ValueError(f"{source}: zero {first + worst} is given as {values[worst] / SCALE}, {abs(deviation[worst]):.1f} mean "
+                         f"spacings from {smooth[worst]:.4f}, which the smooth count expects")  # fmt: skip
+    if len(values) >= 100 and abs(deviation.mean()) > 0.5:
+        raise ValueError(f"{source}: zeros {first} … deviate by {deviation.mean():+.2f} mean spacings on average: the indexes are "
+                         "shifted")  # fmt: skip

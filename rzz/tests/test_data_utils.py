@@ -1,4 +1,4 @@
-"""Interval files are whole, checked and resumable, and a user's own zeros_db is read without trust in it."""
+"""Interval files are complete, checked and resumable, and a user's own zeros_db is not trusted."""
 
 import multiprocessing
 import sqlite3
@@ -37,7 +37,7 @@ def test_an_interval_is_one_file_that_numpy_reads(config):
     assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
 
 
-def test_the_interval_after_next_is_made_by_another_process_and_whoever_needs_it_waits(config, monkeypatch):
+def test_the_interval_after_next_is_built_by_another_process_and_whoever_needs_it_waits(config, monkeypatch):
     monkeypatch.setattr(data_utils, "FETCH_AHEAD", 300)
     fetch_ahead(config, *interval(config, 1))
     (process,) = multiprocessing.active_children()
@@ -52,7 +52,7 @@ def test_the_interval_after_next_is_made_by_another_process_and_whoever_needs_it
     assert not multiprocessing.active_children()
 
 
-def test_a_damaged_file_that_another_process_mends_first_is_taken_as_it_is(config, monkeypatch):
+def test_a_damaged_file_that_another_process_rebuilds_first_is_used_as_it_is(config, monkeypatch):
     values, path = training_zeros(config, 1).values.tolist(), config.data_folder / NAME
     good = path.read_bytes()
     path.write_bytes(good[:-5])
@@ -83,7 +83,7 @@ def test_the_first_interval_begins_with_zero_1(config):
     lambda content: content + b"x",
     lambda content: content[:300] + bytes([content[300] ^ 1]) + content[301:],
 ])  # fmt: skip
-def test_a_damaged_or_altered_file_is_named_moved_aside_and_made_again(config, damage, caplog):
+def test_a_damaged_or_altered_file_is_named_moved_aside_and_built_again(config, damage, caplog):
     good = training_zeros(config, 1)
     path = config.data_folder / NAME
     content = path.read_bytes()
@@ -100,7 +100,7 @@ def test_a_damaged_or_altered_file_is_named_moved_aside_and_made_again(config, d
     lambda values: np.where(np.arange(len(values)) == 7, values[6], values),
     lambda values: values.astype(np.float64),
 ])  # fmt: skip
-def test_a_file_of_other_numbers_is_not_believed_even_with_a_right_checksum(config, change):
+def test_a_file_of_other_numbers_is_rejected_even_with_a_right_checksum(config, change):
     good = training_zeros(config, 1)
     data_utils.write_values(config.data_folder / NAME, change(good.values))
     assert (training_zeros(config, 1).values == good.values).all()
@@ -118,7 +118,7 @@ def interrupted_after(count, error):
     return zeros_starting_at_N
 
 
-def test_an_interrupted_fetch_goes_on_and_loses_at_most_a_chunk(config, monkeypatch):
+def test_an_interrupted_fetch_resumes_and_loses_at_most_a_chunk(config, monkeypatch):
     monkeypatch.setattr(data_utils, "FETCH_CHUNK", 64)
     with monkeypatch.context() as patch:
         patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(150, KeyboardInterrupt()))
@@ -127,15 +127,15 @@ def test_an_interrupted_fetch_goes_on_and_loses_at_most_a_chunk(config, monkeypa
     with open(config.data_folder / "zeros_300_300.partial", "ab") as file:
         file.write(b"half a chunk, torn by a power cut")
 
-    asked = []
+    requests = []
     zeros = zeros_db.zeros_starting_at_N
-    monkeypatch.setattr(zeros_db, "zeros_starting_at_N", lambda N, count: asked.append((N, count)) or zeros(N, count))
+    monkeypatch.setattr(zeros_db, "zeros_starting_at_N", lambda N, count: requests.append((N, count)) or zeros(N, count))
     assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
-    assert asked[0] == (300 + 128, 300 - 128)
+    assert requests[0] == (300 + 128, 300 - 128)
     assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
 
 
-def test_an_altered_partial_file_is_not_believed(config, monkeypatch):
+def test_an_altered_partial_file_is_rejected(config, monkeypatch):
     monkeypatch.setattr(data_utils, "FETCH_CHUNK", 64)
     with monkeypatch.context() as patch:
         patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(250, KeyboardInterrupt()))
@@ -174,7 +174,7 @@ def test_a_users_reader_that_begins_one_zero_late_at_a_border_works(config, monk
         return own(N + 1 if N == border else N, number_of_zeros)
 
     monkeypatch.setattr(data_utils, "FETCH_CHUNK", 64)
-    if border == 364:  # the first chunk has come before
+    if border == 364:  # the first chunk was fetched before
         with monkeypatch.context() as patch:
             patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(64, KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt):
@@ -192,8 +192,8 @@ def test_a_list_works_as_well_as_a_generator(config, monkeypatch):
 
 
 @pytest.mark.parametrize("spoil, says", [
-    (lambda pairs: pairs[1:], "zero 301 where zero 300"),
-    (lambda pairs: pairs[:100] + pairs[101:], "zero 401 where zero 400"),
+    (lambda pairs: pairs[1:], "zero 301 instead of zero 300"),
+    (lambda pairs: pairs[:100] + pairs[101:], "zero 401 instead of zero 400"),
     (lambda pairs: pairs[:-1], "299 zeros"),
     (lambda pairs: pairs + [(600, pairs[-1][1] + 1)], "301 zeros"),
     (lambda pairs: [(index, zero + 8) for index, zero in pairs], "smooth count"),
@@ -203,7 +203,7 @@ def test_a_list_works_as_well_as_a_generator(config, monkeypatch):
     (lambda pairs: [(index, -zero) for index, zero in pairs], "positive"),
     (lambda pairs: [], "0 zeros"),
 ])  # fmt: skip
-def test_a_users_zeros_that_are_wrong_are_refused_with_what_is_wrong(config, monkeypatch, spoil, says):
+def test_a_users_wrong_zeros_are_refused_and_the_error_says_what_is_wrong(config, monkeypatch, spoil, says):
     pairs = list(zeros_db.zeros_starting_at_N(300, 300))
     use(monkeypatch, lambda N, count: iter(spoil(pairs)))
     with pytest.raises(UserError, match=says):
@@ -211,31 +211,31 @@ def test_a_users_zeros_that_are_wrong_are_refused_with_what_is_wrong(config, mon
     assert not (config.data_folder / NAME).exists()
 
 
-def test_a_zeros_db_that_never_ends_is_stopped_and_after_its_repair_all_is_well(config, monkeypatch):
+def test_a_zeros_db_that_never_ends_is_stopped_and_works_once_it_is_repaired(config, monkeypatch):
     own = zeros_db.zeros_starting_at_N
-    asked = []
+    given = []
 
     def endless(N, number_of_zeros):
         for pair in own(N, 10**6):
-            asked.append(pair)
+            given.append(pair)
             yield pair
 
     with monkeypatch.context() as patch:
         patch.setattr(zeros_db, "zeros_starting_at_N", endless)
         with pytest.raises(UserError, match="or more"):
             training_zeros(config, 1)
-    assert len(asked) == 301
+    assert len(given) == 301
     assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
 
 
 @pytest.mark.parametrize("error", [ArithmeticError("no count"), TypeError("odd"), KeyError("gone"), sqlite3.Error("no database")])
-def test_what_a_zeros_db_raises_is_told_in_one_line(config, monkeypatch, error):
+def test_an_error_in_zeros_db_is_reported_in_one_line(config, monkeypatch, error):
     use(monkeypatch, interrupted_after(3, error))
     with pytest.raises(UserError, match=str(error)):
         training_zeros(config, 1)
 
 
-def test_a_zeros_db_that_refuses_or_has_no_such_function_is_found_out_before_anything_is_trained(config, monkeypatch):
+def test_a_zeros_db_that_refuses_or_lacks_the_function_is_noticed_before_training(config, monkeypatch):
     use(monkeypatch, interrupted_after(0, sqlite3.Error("unable to open database file")))
     with pytest.raises(UserError, match="unable to open database file"):
         require_zeros(config)
@@ -244,7 +244,7 @@ def test_a_zeros_db_that_refuses_or_has_no_such_function_is_found_out_before_any
         require_zeros(config)
 
 
-def test_a_height_that_cannot_be_computed_is_said_before_anything_is_trained(config):
+def test_a_height_that_cannot_be_computed_is_reported_before_training(config):
     config.data.interval_size, config.data.K = 1_000_000, 98
     require_zeros(config)
     config.data.K = 99
@@ -252,7 +252,7 @@ def test_a_height_that_cannot_be_computed_is_said_before_anything_is_trained(con
         require_zeros(config)
 
 
-def test_platt_tables_are_asked_for_only_where_the_settings_name_them(config, monkeypatch):
+def test_platt_tables_are_used_only_if_the_settings_name_them(config, monkeypatch):
     used = []
     monkeypatch.setattr(zeros_db, "use_platt_tables", used.append)
     stored_zeros(config, 20, 5)
@@ -267,6 +267,25 @@ def test_platt_tables_are_asked_for_only_where_the_settings_name_them(config, mo
 # ----------------------------------------------------------------------------------------------------------------------- dataset
 
 
+def test_data_utils_exports_what_the_scripts_of_the_specification_need(config):
+    from data_utils import (
+        RiemannZerosDataset,
+        decode,
+        encode,
+        test_zeros,
+        training_zeros,
+        trajectories,
+        validation_zeros,
+        vocabulary,
+    )
+
+    assert decode(encode("b10:49.7738e")) == "b10:49.7738e" and len(vocabulary) == 16
+    assert next(trajectories("b1:23.4567e")) == ("b1:", "2")
+    training, validation, test = training_zeros(config, 2), validation_zeros(config, 2), test_zeros(config)
+    assert all(isinstance(zeros, RiemannZerosDataset) for zeros in (training, validation, test))
+    assert training.indexes[-1] < test.indexes[0] and not set(test.indexes) & set(validation.indexes)
+
+
 def some_zeros():
     return RiemannZerosDataset([9, 10, 11], [480051, 497738, 529703])
 
@@ -279,7 +298,7 @@ def test_an_items_targets_are_exactly_its_trajectories():
     assert found == list(trajectories("b10:49.7738e"))
 
 
-def test_batches_are_contiguous_and_the_last_one_is_filled_with_rows_without_loss():
+def test_batches_are_contiguous_and_rows_without_a_loss_fill_the_last_one():
     dataset = some_zeros()
     inputs, targets, indexes = dataset.batch(2, 4)
     assert inputs.shape == targets.shape == (4, len("b11:52.9703e") - 1)
