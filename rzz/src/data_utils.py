@@ -34,7 +34,6 @@ log = logging.getLogger("rzz")
 FETCH_CHUNK = 16_384  # zeros; an interrupted fetch loses at most so many
 FETCH_AHEAD = 100_000  # zeros; computing fewer takes less time than starting a process
 DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
-VALIDATION_STREAM = 1  # separates the draw of validation samples from other uses of the seed
 
 
 # ------------------------------------------------------------------------------------------------------------------------ dataset
@@ -108,7 +107,7 @@ def validation_zeros(config, t):
     path = config.data_folder / f"validation_round_{t}_seed_{config.training.seed}.npy"
     positions = stored_sample(path, zeros.indexes, num_test, size)
     if positions is None:
-        generator = np.random.default_rng(derive_seed(config.training.seed, VALIDATION_STREAM, t))
+        generator = np.random.default_rng(derive_seed(config.training.seed, 1, t))  # 1: validation samples
         positions = num_test + np.sort(generator.choice(len(zeros) - num_test, size=size, replace=False))
         write_values(path, zeros.indexes[positions])
     return zeros.subset(positions)
@@ -218,11 +217,8 @@ def fetch_values(config, first, count, partial):
             bar.update(len(chunk))
             if filled > count:
                 break
-    if filled != count:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"zeros_db gave {filled} zeros{' or more' * (filled > count)} from index {first} on instead of {count}.")
     try:
-        return checked(np.concatenate(chunks), first)
+        return checked(np.concatenate([np.empty(0, np.int64), *chunks]), first, count)
     except UserError:
         partial.unlink(missing_ok=True)
         raise
@@ -293,9 +289,7 @@ def zeros_in_memory(config, first, count):
     """Return the zeros first … first + count - 1 straight from zeros_db: no file in data/ is read or written."""
     with zeros_source(config, first, count):
         values = values_of_pairs(itertools.islice(zeros_from(first, count), count), first)
-    if len(values) != count:
-        raise UserError(f"zeros_db gave {len(values)} zeros from index {first} on instead of {count}.")
-    return RiemannZerosDataset(np.arange(first, first + count), checked(values, first))
+    return RiemannZerosDataset(np.arange(first, first + count), checked(values, first, count))
 
 
 def require_zeros(config):
@@ -370,8 +364,11 @@ def truncated_value(zero):
     return int(mantissa * SCALE >> -exponent if exponent < 0 else mantissa * SCALE << exponent)
 
 
-def checked(values, first):
-    """Return `values`. Raises UserError if they cannot be the zeros from index `first` on."""
+def checked(values, first, count):
+    """Return `values` of zeros_db. Raises UserError if they cannot be the zeros first … first + count - 1."""
+    if len(values) != count:
+        more = " or more" if len(values) > count else ""
+        raise UserError(f"zeros_db gave {len(values)} zeros{more} from index {first} on instead of {count}.")
     try:
         check_values(values, first, "zeros_db")
     except ValueError as error:

@@ -1,11 +1,13 @@
-"""The slow, plain ways of doing what the rest of the program does fast: what benchmark.py measures it against.
+"""Slow, plain versions of what the rest of the program does fast: what benchmark.py and the tests compare it with.
 
     rows = encoded_one_by_one(indexes, values)
-    losses = train_plainly(PlainGPT.with_weights_of(model), [whole_rows(dataset, 0, 128)])
+    plain = PlainGPT(model)
+    losses = train_reference(plain, torch.optim.AdamW(plain.parameters()), [whole_rows(dataset, 0, 128)])
 
-Nothing here is used by the stages.
+The stages use nothing of it.
 """
 
+from copy import deepcopy
 from importlib import import_module
 
 import mpmath
@@ -20,59 +22,43 @@ from transformer import nucleus_sample, on_device
 
 
 def mpmath_zeros(first, count):
+    """Return the zeros first … first + count - 1 as mpmath computes them."""
     return [mpmath.zetazero(i).imag for i in range(first, first + count)]
 
 
 def flint_zeros(first, count):
+    """Return the same by python-flint. Raises ModuleNotFoundError if it is not installed."""
     return [zero.imag.mid() for zero in import_module("flint").acb.zeta_zeros(first, count)]
 
 
 def encoded_one_by_one(indexes, values):
-    """Return the rows (n, 32) of zeros, one text after the other."""
+    """Return the rows of zeros, uint8 (n, 32), one text after the other."""
     pairs = zip(indexes.tolist(), values.tolist(), strict=True)
     return np.array([encode(row_text(index, value)) for index, value in pairs], np.uint8)
 
 
 class PlainGPT(nn.Module):
-    """A GPT as the textbooks have it, with learned positions: what model.index_embedding "digits" is, on rows of 32."""
+    """A textbook GPT with learned positions: the model that model.index_embedding "digits" stands for, on rows of 32."""
 
-    def __init__(self, d_model, num_layers, num_heads):
+    def __init__(self, model):
+        """Copy the weights of the Transformer `model`, whose index_embedding is "digits": both compute the same logits."""
         super().__init__()
-        self.num_heads = num_heads
-        self.token_embedding = nn.Embedding(len(token_ids), d_model)
-        self.position_embedding = nn.Embedding(CONTEXT, d_model)
+        self.num_heads = model.config.num_heads
+        self.token_embedding = deepcopy(model.token_embedding)
+        positions = model.position_embedding.position.weight[:CONTEXT].detach().clone()
+        self.position_embedding = nn.Embedding.from_pretrained(positions, freeze=False)
         self.blocks = nn.ModuleList(
             nn.ModuleDict({
-                "attention_norm": nn.LayerNorm(d_model),
-                "query_key_value": nn.Linear(d_model, 3 * d_model),
-                "attention_output": nn.Linear(d_model, d_model),
-                "feed_forward_norm": nn.LayerNorm(d_model),
-                "hidden": nn.Linear(d_model, 4 * d_model),
-                "output": nn.Linear(4 * d_model, d_model),
+                "attention_norm": deepcopy(block.attention_norm),
+                "query_key_value": concatenated(block.attention.query, block.attention.key_value),
+                "attention_output": deepcopy(block.attention.output),
+                "feed_forward_norm": deepcopy(block.feed_forward_norm),
+                "hidden": deepcopy(block.feed_forward.hidden),
+                "output": deepcopy(block.feed_forward.output),
             })
-            for _ in range(num_layers)
+            for block in model.blocks
         )  # fmt: skip
-        self.final_norm = nn.LayerNorm(d_model)
-        self.head = nn.Linear(d_model, len(token_ids))
-
-    @classmethod
-    def with_weights_of(cls, model):
-        """A PlainGPT that computes what the Transformer `model`, of index_embedding "digits", computes."""
-        plain = cls(model.config.d_model, model.config.num_layers, model.config.num_heads).to(model.head.weight.device)
-        plain.token_embedding.load_state_dict(model.token_embedding.state_dict())
-        plain.position_embedding.weight.data.copy_(model.position_embedding.position.weight[:CONTEXT])
-        for block, ours in zip(plain.blocks, model.blocks, strict=True):
-            for part in ("weight", "bias"):
-                both = torch.cat([getattr(ours.attention.query, part), getattr(ours.attention.key_value, part)])
-                getattr(block["query_key_value"], part).data.copy_(both)
-            block["attention_norm"].load_state_dict(ours.attention_norm.state_dict())
-            block["attention_output"].load_state_dict(ours.attention.output.state_dict())
-            block["feed_forward_norm"].load_state_dict(ours.feed_forward_norm.state_dict())
-            block["hidden"].load_state_dict(ours.feed_forward.hidden.state_dict())
-            block["output"].load_state_dict(ours.feed_forward.output.state_dict())
-        plain.final_norm.load_state_dict(model.final_norm.state_dict())
-        plain.head.load_state_dict(model.head.state_dict())
-        return plain
+        self.final_norm, self.head = deepcopy(model.final_norm), deepcopy(model.head)
 
     def forward(self, tokens):
         """Return the logits (B, T, 16) of the token after each of `tokens` (B, T), int64."""
@@ -87,14 +73,22 @@ class PlainGPT(nn.Module):
         return self.head(self.final_norm(x))
 
 
+def concatenated(*layers):
+    """Return one nn.Linear that computes what all of these nn.Linear `layers` do, side by side."""
+    layer = nn.Linear(layers[0].in_features, sum(each.out_features for each in layers))
+    layer.weight = nn.Parameter(torch.cat([each.weight for each in layers]).detach())
+    layer.bias = nn.Parameter(torch.cat([each.bias for each in layers]).detach())
+    return layer
+
+
 def whole_rows(dataset, start, size):
-    """Return (inputs, targets), int64 (size, 31): one row of 32 a zero."""
+    """Return (inputs, targets), int64 (size, 31): one row of 32 tokens a zero."""
     rows = encoded_one_by_one(dataset.indexes[start : start + size], dataset.values[start : start + size])
     return torch.from_numpy(rows[:, :-1]).long(), torch.from_numpy(targets_of_rows(rows)).long()
 
 
 def literal_trajectories(dataset, start, size):
-    """Return (inputs, targets), int64 (trajectories, 31), of the specification read literally: each in a padded row of its own."""
+    """Return (inputs, targets), int64 (trajectories, 31), as the specification literally says: a padded row for each trajectory."""
     inputs, targets = [], []
     for k in range(start, min(start + size, len(dataset))):
         for prefix, character in trajectories(zero_text(int(dataset.indexes[k]), int(dataset.values[k]))):
@@ -104,21 +98,16 @@ def literal_trajectories(dataset, start, size):
     return torch.tensor(inputs), torch.tensor(targets)
 
 
-def train_reference(model, batches, learning_rate=1e-3):
-    """Train a PlainGPT the usual way, one update for each of `batches`, and return the losses. batches: see the two above."""
+def train_reference(model, optimizer, batches, gradient_clip=1.0):
+    """Train a PlainGPT with one update for each of `batches`, (inputs, targets) of one of the above; return the losses."""
     device = model.head.weight.device
-    embeddings = [model.token_embedding.weight, model.position_embedding.weight]
-    matrices = [p for p in model.parameters() if p.dim() >= 2 and not any(p is embedding for embedding in embeddings)]
-    others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95))
     losses = []
     for inputs, targets in batches:
         logits = model(inputs.to(device))
         loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten(), ignore_index=PAD)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         optimizer.step()
         losses.append(loss.detach())
     return torch.stack(losses).tolist()
@@ -126,7 +115,7 @@ def train_reference(model, batches, learning_rate=1e-3):
 
 @torch.no_grad()
 def generate_without_cache(model, prompts, indexes, uniforms, p):
-    """What transformer.generate does, the whole row computed anew for each token. Returns rows (n, runs, 32)."""
+    """Return the rows, uint8 (n, runs, 32), of transformer.generate by computing the whole row again for each token."""
     n, runs, _ = uniforms.shape
     device = model.head.weight.device
     rows = np.full((n * runs, CONTEXT), PAD, np.uint8)
