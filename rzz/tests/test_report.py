@@ -1,8 +1,8 @@
-"""The report says what the logs say, in both of its forms, at any moment of a run, and opens without a network."""
+"""The report says what the logs say, at any moment of a run, and opens without a network."""
 
+import html
 import html.parser
 import json
-import math
 import re
 import shutil
 import sys
@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import SMALL_RUN, write_config
+from test_sections import rung
 
 import evaluate
 import report
@@ -17,10 +18,9 @@ import train
 import tune_hyper_parameters
 from common.config import UserError, load_config
 from data_utils import validation_zeros
-from model.metrics import gue_share_below, gue_spacing_density
 from model.tokenizer import SCALE
-from reporting.pages import Figures, Sentences, Table
-from reporting.sections import evaluation_section, prediction_blocks, sentence, training_section, tuning_section
+from reporting.pages import paragraph, table
+from reporting.sections import accuracy_summary, evaluation_section
 from zeta.riemann_siegel import smooth_zeros
 
 
@@ -61,14 +61,13 @@ def evaluation(folder):
 
 
 def written(folder):
-    """Write the report; return the texts of its HTML and Markdown forms."""
+    """Write the report; return its HTML."""
     assert report.main(["--config", str(folder / "config.json")]) is None
     return read(folder)
 
 
 def read(folder):
-    place = folder / "logs" / "report"
-    return (place / "report.html").read_text(), (place / "report.md").read_text()
+    return (folder / "logs" / "report" / "report.html").read_text()
 
 
 class Page(html.parser.HTMLParser):
@@ -100,37 +99,23 @@ class Page(html.parser.HTMLParser):
                 self.tables[-1][-1][-1] += text
 
 
-def numbers(text):
-    return re.findall(r"\d[\d,.]*(?:e[+-]\d+)?", text)
-
-
-def test_html_and_markdown_say_the_same_numbers_in_the_same_order(finished):
-    page, markdown = read(finished)
-    assert numbers(" ".join(Page(page).words)) == numbers(re.sub(r"!\[.*", "", markdown))
-    assert len(numbers(markdown)) > 150
-
-
-def test_the_pictures_of_the_markdown_are_there_and_in_the_html_too(finished):
-    page, markdown = read(finished)
-    names = re.findall(r"!\[.*\]\((.*)\)", markdown)
-    assert len(names) == len(set(names)) == page.count("<svg")
-    assert all((finished / "logs" / "report" / name).read_bytes()[:4] == b"\x89PNG" for name in names)
-
-
 def test_the_table_of_the_evaluation_is_that_of_the_log(finished):
     measured = evaluation(finished)
-    table = next(table for table in Page(read(finished)[0]).tables if "RMSE" in table[0])
+    table = next(table for table in Page(read(finished)).tables if "RMSE" in table[0])
     rows = {row[0]: row[1:] for row in table[1:]}
     for name, values in {"model, sampled": measured, **measured["baselines"]}.items():
         wanted = [values[key] for key in ("mse", "rmse", "median_absolute_error", "median_error_in_spacings")]
         assert [float(cell) for cell in rows[name][:4]] == pytest.approx(wanted, rel=1e-3)
         assert float(rows[name][4]) == pytest.approx(values["readable"], abs=1e-4)
+    for name, values in {"model, sampled": measured, "untrained model": measured["untrained"]}.items():
+        wanted = [values["nats_per_zero"], values["nats_per_token"]]
+        assert [float(cell) for cell in rows[name][5:]] == pytest.approx(wanted, abs=1e-3)
     assert float(rows["model, mean of 3 runs"][0]) == pytest.approx(measured["mse_of_mean_prediction"], rel=1e-3)
 
 
 def test_the_table_of_the_rounds_has_the_last_validation_of_each(finished):
     log = lines(finished, "training.jsonl")
-    table = next(table for table in Page(read(finished)[0]).tables if table[0][0] == "round")
+    table = next(table for table in Page(read(finished)).tables if table[0][0] == "round")
     assert [row[0] for row in table[1:]] == ["0", "1", "2"]
     for t, row in enumerate(table[1:]):
         last = [line for line in log if line["kind"] == "validation" and line["round"] == t][-1]
@@ -142,8 +127,8 @@ def test_the_table_of_the_rounds_has_the_last_validation_of_each(finished):
 
 def test_the_answer_on_top_is_the_evaluation_and_the_last_line_of_the_training(finished):
     measured, log = evaluation(finished), lines(finished, "training.jsonl")
-    top = read(finished)[1].split("## ")[0]
-    tiles = dict(re.findall(r"- \*\*(.*)\*\* (.*)", top))
+    top = html.unescape(read(finished).split("<h2>")[0])
+    tiles = dict(re.findall("<div><b>(.*?)</b><span>(.*?)</span></div>", top))
     mse, smooth = measured["mse"], measured["baselines"]["smooth count"]["mse"]
     (ratio,) = [value for value, label in tiles.items() if "than the smooth count's" in label]
     assert float(ratio[:-1]) == pytest.approx(max(mse / smooth, smooth / mse), rel=1e-2)
@@ -155,11 +140,18 @@ def test_the_answer_on_top_is_the_evaluation_and_the_last_line_of_the_training(f
 
 
 def test_it_opens_offline(finished):
-    page = Page(read(finished)[0])
+    page = Page(read(finished))
     assert page.loads and all(address.startswith(("#", "data:")) for address in page.loads)
     assert not page.tags & {"script", "link", "iframe", "object", "embed", "base"}
-    text = read(finished)[0]
+    text = read(finished)
+    assert text.count("<svg") == text.count("<figure>") > 5
     assert "@import" not in text and all(inside.startswith(("#", '"#', "&quot;#")) for inside in re.findall(r"url\(([^)]*)", text))
+
+
+def test_texts_are_shown_as_they_are_and_what_stands_between_backticks_as_code():
+    page = Page(paragraph("a < b & `c<d>`") + table(["", "x"], [["<i>", "&amp;"]]))
+    assert page.words[:2] == ["a < b & ", "c<d>"] and page.tags == {"p", "code", "div", "table", "tr", "th", "td"}
+    assert page.tables == [[["", "x"], ["<i>", "&amp;"]]]
 
 
 def test_without_any_log_it_says_what_to_do_first(logs_of):
@@ -180,7 +172,7 @@ def test_while_it_trains_it_shows_the_last_whole_line(logs_of, finished, share):
     text = (finished / "logs" / "training.jsonl").read_text()
     characters = text.index("\n") + 1 + int(share * (len(text) - text.index("\n")))
     log = [json.loads(line) for line in text[:characters].splitlines() if line.endswith("}")]
-    page, _ = written(logs_of(characters=characters))
+    page = written(logs_of(characters=characters))
     assert f"got to step {log[-1]['step']}" in page
     for stage in ("tune_hyper_parameters", "evaluate"):
         assert f"{stage}.py" in page.split("<h2>")[0]
@@ -192,13 +184,13 @@ def test_while_it_trains_it_shows_the_last_whole_line(logs_of, finished, share):
 def test_tuning_alone_is_shown_and_the_rest_is_called_for(logs_of):
     folder = logs_of()
     (folder / "logs" / "tuning.jsonl").write_text(json.dumps(rung(0.1, 16, [9.0])) + "\n")
-    page, _ = written(folder)
+    page = written(folder)
     assert re.findall("<h2>(.*)</h2>", page) == ["Tuning"]
     assert "train.py --resume" in page and "evaluate.py" in page
 
 
 def test_an_evaluation_alone_is_shown_and_the_rest_is_called_for(logs_of):
-    page, _ = written(logs_of("evaluation.json"))
+    page = written(logs_of("evaluation.json"))
     assert re.findall("<h2>(.*)</h2>", page) == ["Evaluation"]
     assert "train.py --resume" in page and "tune_hyper_parameters.py" in page
 
@@ -212,48 +204,10 @@ def test_a_damaged_evaluation_is_named(logs_of):
 
 def test_an_evaluation_older_than_the_training_is_said_to_be(logs_of):
     folder = logs_of("training.jsonl", "evaluation.json")
-    assert "gone on since" not in written(folder)[0]
+    assert "gone on since" not in written(folder)
     path = folder / "logs" / "evaluation.json"
     path.write_text(json.dumps({**evaluation(folder), "seconds_trained": 1e-6}))
-    assert "gone on since" in written(folder)[0]
-
-
-def blocks_of(section, kind):
-    return [block for block in section if isinstance(block, kind)]
-
-
-def curves(section, name):
-    """Return {label: (x, y)} of the lines of a figure."""
-    figures = {each.name: each.figure for block in blocks_of(section, Figures) for each in block.items}
-    axes = figures[name].axes[0]
-    return axes, {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
-
-
-def test_the_curves_are_the_logs_and_squared_errors_are_on_a_log_scale(finished):
-    log = lines(finished, "training.jsonl")
-    section = list(training_section(log))
-    steps, validations = ([line for line in log if line["kind"] == kind] for kind in ("training", "validation"))
-    _, loss = curves(section, "loss")
-    assert loss["training"] == ([line["step"] for line in steps], [line["loss"] for line in steps])
-    assert loss["validation"] == ([line["step"] for line in validations], [line["loss"] for line in validations])
-    axes, mse = curves(section, "mse")
-    measured = [math.nan if line["mse_validation"] is None else line["mse_validation"] for line in validations]
-    assert axes.get_yscale() == "log" and np.array_equal(mse["model, validation zeros"][1], measured, equal_nan=True)
-    smooth = [line["mse_baselines"]["smooth count"] for line in log if line["kind"] == "round"]
-    assert mse["smooth count"][1][:-1] == smooth
-    assert curves(section, "speed")[1].popitem()[1][1] == [line["zeros_per_second"] for line in steps]
-
-
-def test_the_map_of_characters_is_aligned_by_place_value(finished):
-    log = lines(finished, "training.jsonl")
-    log = [{**line, "accuracy_by_position": [0.25] * (9 if line["round"] == 0 else 10)} if line["kind"] == "validation" else line
-           for line in log]  # fmt: skip
-    axes, _ = curves(list(training_section(log)), "accuracy")
-    shown = np.ma.filled(axes.collections[0].get_array().reshape(10, -1), np.nan)
-    first = [line["round"] == 0 for line in log if line["kind"] == "validation"]
-    assert np.isnan(shown[0]).tolist() == first and (shown[1:] == 0.25).all()
-    assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "10³", "10²", "10", "1", ".", "0.1", "0.01", "0.001", "0.0001", "end"]  # fmt: skip
+    assert "gone on since" in written(folder)
 
 
 def test_each_round_logs_the_smooth_counts_error_on_the_zeros_of_its_validation(finished):
@@ -278,90 +232,8 @@ def test_predictions_are_those_that_were_evaluated(finished):
     assert np.mean([np.nanmean(run**2) for run in errors.T]) == pytest.approx(measured["mse"])
 
 
-def predictions(true, runs):
-    return [{"index": 1000 + k, "true": value, "predicted": row} for k, (value, row) in enumerate(zip(true, runs, strict=True))]
-
-
-def test_best_and_worst_are_those_whose_mean_is_nearest_and_farthest():
-    generator = np.random.default_rng(1)
-    true = 1419.4 + np.cumsum(generator.uniform(0.5, 1.5, 60)).round(4)
-    runs = true[:, None] + generator.normal(0, 0.2, (60, 4))
-    errors = np.abs(runs.mean(1) - true)
-    best, worst = (block.items for block in blocks_of(prediction_blocks(predictions(true, runs.tolist())), Sentences))
-    named = [[int(text.split()[1].replace(",", "")) - 1000 for text in texts] for texts in (best, worst)]
-    assert named[0] == np.argsort(errors)[:5].tolist() and named[1] == np.argsort(errors)[::-1][:5].tolist()
-    assert f"is {true[named[0][0]]:.4f}; the model said {runs[named[0][0]].mean():.1f} ± {runs[named[0][0]].std():.1f}" in best[0]
-
-
-def test_a_zero_for_which_no_number_was_written_is_among_the_worst():
-    true = [1419.4228, 1420.4165, 1421.8506]
-    lists = blocks_of(prediction_blocks(predictions(true, [[1419.5, None], [None, None], [1430.0, 1430.0]])), Sentences)
-    assert lists[1].items[0] == "zero 1,001 is 1420.4165; the model wrote nothing that is a number"
-    assert lists[1].items[1] == "zero 1,002 is 1421.8506; the model said 1430.0000 ± 0.0000"
-    assert lists[0].items[0] == "zero 1,000 is 1419.4228; the model said 1419.5000 ± 0.0000"
-
-
-def test_a_sentence_has_as_many_decimals_as_the_runs_agree_on():
-    runs = np.array([5453540.4, 5453540.6])
-    assert sentence(11_000_412, 5453540.6071, runs) == "zero 11,000,412 is 5453540.6071; the model said 5453540.5 ± 0.1"
-    assert sentence(10, 49.7738, np.array([0.0, 100.0])) == "zero 10 is 49.7738; the model said 50 ± 50"
-
-
-def test_one_zero_and_nothing_readable_are_enough_for_a_report(finished):
-    for runs in ([1419.5, None], [None, None]):
-        section = list(evaluation_section(evaluation(finished), predictions([1419.4228], [runs])))
-        assert len(blocks_of(section, Figures)[0].items) == (2 if runs[0] else 0)
-
-
-def test_what_lies_outside_of_a_picture_is_counted():
-    true = [1419.4228, 1420.4165, 1421.8506]
-    runs = [[value, value] for value in true[:2]] + [[1.0, 1421.8506]]
-    captions = [each.caption for block in blocks_of(prediction_blocks(predictions(true, runs)), Figures) for each in block.items]
-    assert captions[0].endswith("Outside of the frame: 1 of 3 zeros.")
-    assert "All 6 sampled predictions" in captions[1] and captions[1].endswith("not in the picture: 1.")
-    assert captions[2].endswith("in the wrong order: 1.")
-
-
-def test_the_gue_curve_has_area_one_and_mean_one():
-    s, step = np.linspace(0, 12, 120_001, retstep=True)
-    density = gue_spacing_density(s)
-    assert (density * step).sum() == pytest.approx(1) and (s * density * step).sum() == pytest.approx(1)
-    assert gue_spacing_density(0.01) / gue_spacing_density(0.005) == pytest.approx(4, rel=1e-3)  # repulsion by s², not s
-    for limit in (0.3, 1.0, 2.5):
-        assert gue_share_below(limit) == pytest.approx((density * step)[s < limit].sum(), rel=1e-3)
-
-
-def rung(rate, size, nats, stable=True, trainable=True, **more):
-    point = {"learning_rate": rate, "batch_size": size, "d_model": 64, **more}
-    return {"kind": "rung", "point": point, "epochs": len(nats), "nats_per_zero": nats, "mse": 0.5, "stable": stable,
-            "trainable": trainable, "parameters": 1234}  # fmt: skip
-
-
-def test_a_heat_map_shows_the_best_of_each_pair_and_which_were_stable_and_trainable():
-    log = [rung(0.1, 16, [1.0], dropout=0.1), {"kind": "ruled_out", "point": {}, "reason": "too large", "detail": "9 GB"},
-           rung(0.001, 16, [9.0]), rung(0.001, 16, [9.0, 8.5, 8.75]), rung(0.002, 16, [8.0, 7.0]),
-           rung(0.002, 16, [3.0], trainable=False) | {"point": {"learning_rate": 0.002, "batch_size": 16, "d_model": 32}},
-           rung(0.001, 32, [6.0], trainable=False), rung(0.002, 32, [9.0, None], stable=False, trainable=False)]  # fmt: skip
-    section = list(tuning_section(log))
-    figure = blocks_of(section, Figures)[0].items[0].figure
-    texts = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
-    assert texts == {(0, 0): "8.500\n● 1", (1, 0): "7.000\n● 1  ○ 1", (0, 1): "–\n○ 1", (1, 1): "–\n× 1"}
-    assert figure.axes[0].get_xlabel() == "learning_rate" and figure.axes[0].get_ylabel() == "batch_size"
-    assert blocks_of(section, Sentences)[0].items == ["● 2 trainable", "○ 2 stable, but learned nothing", "× 1 diverged",
-                                                      "ruled out before: 1, too large"]  # fmt: skip
-    (table,) = blocks_of(section, Table)
-    assert table.header[:4] == ["learning_rate", "batch_size", "d_model", "nats per zero"]
-    assert [row[:4] for row in table.rows[:2]] == [["0.002", "16", "64", "7.000"], ["0.001", "16", "64", "8.500"]]
-
-
 def test_an_evaluation_with_nothing_readable_is_reported_as_that(finished):
     measured = {**evaluation(finished), "mse": None, "readable": 0.0, "mse_of_mean_prediction": None}
-    (table, _) = blocks_of(evaluation_section(measured, []), Table)
-    assert table.rows[0][1] == "–" and table.rows[1][1] == "–"
-    assert "nothing that is a number" in report.headline([], measured)
-
-
-def test_an_error_is_compared_with_the_smooth_counts():
-    assert report.against_smooth(0.004, 0.05) == ("12.5", "smaller")
-    assert report.against_smooth(0.085, 0.05) == ("1.7", "larger")
-    assert report.against_smooth(0.0, 0.05) == ("inf", "smaller")
+    rows = Page("".join(evaluation_section(measured, []))).tables[0]
+    assert [row[0] for row in rows[1:3]] == ["model, sampled", "model, mean of 3 runs"] and rows[1][1] == rows[2][1] == "–"
+    assert "nothing that is a number" in accuracy_summary([], measured)[0]

@@ -1,1 +1,1 @@
-"""What a person reads: sections, figures and pages of the report, the card of a prediction."""
+"""What a person reads: the figures, sections and page of the report, the card of a prediction."""

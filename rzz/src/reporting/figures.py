@@ -1,8 +1,7 @@
-"""The figures of the report, one function each: plain numbers in, a matplotlib Figure out.
+"""The figures of the report, one function each: lines of the logs in; a title, a caption and a drawing out.
 
-    figure = loss_curves(steps, losses, validation_steps, validation_losses, rounds)
-    svg_text(figure)                     # for the page: its ink takes the colour of the text around it
-    figure.savefig("loss.png", dpi=150)  # for Markdown
+    figure = loss_figure(read_json_lines(config.log_folder / "training.jsonl"))
+    svg_text(figure.drawing)             # for the page: its ink takes the colour of the text around it
 
 One colour means one thing in all figures: the model is blue, methods without a model are orange, the true zeros and
 axes are ink, theory is grey.
@@ -12,14 +11,18 @@ import io
 import math
 import re
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from common.config import UserError
-from model.metrics import gue_spacing_density
+from common.text import format_duration, format_number
+from model.metrics import gue_share_below, gue_spacing_density
+from model.tokenizer import DECIMALS
 
 WIDTH, HEIGHT = 4.8, 3.1  # inches: two beside each other on a desktop, one on a phone, both with text of about 10 points
-INK = "#010203"  # stands for the colour of text: black in PNG files, the page's own in svg_text
+INK = "#010203"  # stands for the colour of text, which svg_text leaves to the page
 MODEL, MODEL_LIGHT, BASELINE, THEORY = "#3a86e0", "#9cc4f2", "#e0861a", "#808890"
 BASELINE_LINES = {"smooth count": "-", "straight line": "--", "last training zero": ":"}
 DARKER_IS_BETTER = "Blues"
@@ -29,168 +32,255 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": THEORY, "grid.alpha": 0.25,
     "figure.facecolor": "none", "axes.facecolor": "none", "svg.hashsalt": "rzz",
 }  # fmt: skip
+ERROR_LIMIT = 1.5  # mean spacings, of the histogram
+CLOSE = 0.3  # mean spacings: true neighbours are seldom nearer
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass
+class Figure:
+    title: str
+    caption: str
+    drawing: Any  # matplotlib.figure.Figure
 
 
 def new_axes(height=HEIGHT):
-    """Return (figure, axes) in the style of the report. Raises UserError where matplotlib is not installed."""
+    """Return (drawing, axes) in the style of the report. Raises UserError if matplotlib is not installed."""
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib.figure
     except ImportError as error:
         raise UserError(f"The report draws with matplotlib; install it: {sys.executable} -m pip install matplotlib") from error
     matplotlib.rcParams.update(STYLE)
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots()
+    drawing = matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
+    return drawing, drawing.subplots()
 
 
-def svg_text(figure):
-    """Return the figure as an <svg> element without a reference to anything outside of it."""
+def svg_text(drawing):
+    """Return the drawing as an <svg> element without a reference to anything outside of it."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    drawing.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
-    text = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg"):])  # names that several figures of a page would share
+    text = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :])  # names that several figures of a page would share
     return text.replace(INK, "currentColor")
 
 
-def loss_curves(steps, losses, validation_steps, validation_losses, rounds):
-    """Cross entropy against the step. rounds: [(number, first step, last step)]."""
-    figure, axes = new_axes()
-    axes.plot(steps, with_gaps(losses), color=MODEL_LIGHT, label="training")
-    axes.plot(validation_steps, validation_losses, ".-", color=MODEL, label="validation")
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+def offsets_figure(true, predicted):
+    """Predictions against true zeros. true, predicted: distances (n,) from the smooth count, in mean spacings."""
+    drawing, axes = new_axes(height=WIDTH)
+    limit = 1.1 * np.abs(true).max()
+    axes.axhline(0, color=BASELINE, label="smooth count")
+    axes.plot([-limit, limit], [-limit, limit], color=THEORY, linewidth=1, label="predicted = true")
+    axes.plot(true, predicted, ".", color=MODEL, markersize=3.5, alpha=0.6, markeredgewidth=0, rasterized=True, label="model")
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="true zero − smooth count (mean spacings)",
+             ylabel="predicted − smooth count (mean spacings)")  # fmt: skip
+    axes.locator_params(nbins=7)
+    axes.legend(loc="upper left", markerscale=2.5)
+    outside = np.sum(~(np.abs(predicted) <= limit))
+    caption = ("Each dot is a zero: how far it lies from where the smooth count puts it, and how far the model (mean of its runs) "
+               "says that it does. On the grey diagonal the model is right; on the orange line it would know no more than the "
+               f"smooth count. Outside of the frame: {outside:,} of {len(true):,} zeros.")  # fmt: skip
+    return Figure("Predicted against true", caption, drawing)
+
+
+def errors_figure(model, smooth, spacing):
+    """Histogram of errors. model, smooth: errors in mean spacings. spacing: the mean spacing averaged over the zeros."""
+    drawing, axes = new_axes()
+    bins = np.linspace(-ERROR_LIMIT, ERROR_LIMIT, 61)
+    axes.hist(model, bins, weights=np.full(len(model), 1 / len(model)), color=MODEL, label="model, sampled")
+    axes.hist(smooth, bins, weights=np.full(len(smooth), 1 / len(smooth)), color=BASELINE, histtype="step", linewidth=1.5,
+              label="smooth count")  # fmt: skip
+    axes.set(xlabel="predicted − true (mean spacings)", ylabel="share of predictions", xlim=(-ERROR_LIMIT, ERROR_LIMIT))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    axes.legend(loc="upper left")
+    caption = (f"All {len(model):,} sampled predictions compared with the smooth count, in units of the mean distance of "
+               f"neighbouring zeros, {spacing:.4f}. Narrower is better. Off by more than {ERROR_LIMIT} and not in the picture: "
+               f"{np.sum(np.abs(model) > ERROR_LIMIT):,}.")  # fmt: skip
+    return Figure("Errors", caption, drawing)
+
+
+def spacings_figure(true, predicted):
+    """Densities of the distances of neighbours (n - 1,), in mean spacings, NaN next to an unreadable zero."""
+    drawing, axes = new_axes()
+    predicted = predicted[~np.isnan(predicted)]
+    bins, s = np.linspace(0, 3, 31), np.linspace(0, 3, 301)
+    for values, options in ((predicted, {"color": MODEL, "alpha": 0.75, "label": "predicted zeros"}),
+                            (true, {"color": INK, "histtype": "step", "linewidth": 1.2, "label": "true zeros"})):  # fmt: skip
+        axes.hist(values, bins, weights=np.full(len(values), 1 / (len(values) * (bins[1] - bins[0]))), **options)
+    axes.plot(s, gue_spacing_density(s), color=THEORY, linewidth=2, label="GUE: (32/π²) s² exp(−4s²/π)")
+    axes.set(xlabel="spacing of neighbours s (mean spacings)", ylabel="density", xlim=(0, 3))
+    axes.legend()
+    caption = ("How far each zero is from the next. True zeros repel each other, as the eigenvalues of random Hermitian matrices "
+               "do (GUE). Errors that are independent from one zero to the next widen the predicted distribution and fill the gap "
+               "near 0; predictions that dare too little, as means of several do, make it narrower. "
+               f"Below {CLOSE} are {100 * np.mean(predicted < CLOSE):.1f}% of the predicted distances (mean of the runs), "
+               f"{100 * np.mean(true < CLOSE):.1f}% of the true ones, and {100 * gue_share_below(CLOSE):.1f}% under the curve. "
+               f"Negative, two zeros in the wrong order: {np.sum(predicted < 0):,}.")  # fmt: skip
+    return Figure("Distances of neighbours", caption, drawing)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def of_kind(training, kind):
+    """The lines of training.jsonl that are about a 'round', 'training' steps or a 'validation'."""
+    return [line for line in training if line["kind"] == kind]
+
+
+def loss_figure(training):
+    """Cross entropy against the step."""
+    drawing, axes = new_axes()
+    last = []
+    for kind, form, color in (("training", "-", MODEL_LIGHT), ("validation", ".-", MODEL)):
+        lines = of_kind(training, kind)
+        losses = np.array([line["loss"] for line in lines], float)  # NaN for None, a gap in the curve
+        axes.plot([line["step"] for line in lines], losses, form, color=color, label=kind)
+        last += [f"{kind} {format_number(lines[-1]['loss'])} at step {lines[-1]['step']:,}"] if lines else []
     axes.set(ylabel="loss (nats per token)")
     axes.legend()
-    step_axis(axes, rounds)
-    return figure
+    step_axis(axes, round_spans(training))
+    caption = ("Cross entropy over the characters of the value, on the zeros trained on and on a sample of the interval after "
+               f"them, which the model has not seen. Lower is better. Last: {', '.join(last)}.")  # fmt: skip
+    return Figure("Loss", caption, drawing)
 
 
-def mse_curves(steps, training, validation, rounds, baselines):
-    """Mean squared error of sampled predictions against the step, on a log scale, and that of the baselines in each round.
-
-    training, validation: one number a step, None where nothing was readable. baselines: {name: one number a round}.
-    """
-    figure, axes = new_axes()
-    axes.plot(steps, with_gaps(training), ".-", color=MODEL_LIGHT, label="model, training zeros")
-    axes.plot(steps, with_gaps(validation), ".-", color=MODEL, label="model, validation zeros")
+def mse_figure(training):
+    """Mean squared error of sampled predictions against the step, on a log scale, and that of the baselines in each round."""
+    drawing, axes = new_axes()
+    lines, begun, rounds = of_kind(training, "validation"), of_kind(training, "round"), round_spans(training)
+    last = []
+    for kind, color in (("training", MODEL_LIGHT), ("validation", MODEL)):
+        errors = np.array([line[f"mse_{kind}"] for line in lines], float)  # NaN for None, a gap in the curve
+        axes.plot([line["step"] for line in lines], errors, ".-", color=color, label=f"model, {kind} zeros")
+        last.append(f"{kind} {format_number(lines[-1][f'mse_{kind}'])}")
     edges = [first for _, first, _ in rounds] + [rounds[-1][2]]
-    for name, values in baselines.items():
-        axes.step(edges, [*values, values[-1]], BASELINE_LINES[name], where="post", color=BASELINE, label=name)
+    for name in begun[0]["mse_baselines"]:
+        errors = [line["mse_baselines"][name] for line in begun[: len(rounds)]]
+        axes.step(edges, [*errors, errors[-1]], BASELINE_LINES[name], where="post", color=BASELINE, label=name)
     axes.set(yscale="log", ylabel="mean squared error")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend
     axes.legend(ncols=2, loc="upper center", columnspacing=1.0, handlelength=1.6)
     step_axis(axes, rounds)
-    return figure
+    smooth = format_number(begun[len(rounds) - 1]["mse_baselines"]["smooth count"])
+    caption = ("One sampled prediction for each of some zeros, compared with methods without a model on the same validation zeros. "
+               "A single wrong leading digit decides the mean, hence the peaks. A model below the smooth count knows more than how "
+               f"zeros lie on the average. Last: {', '.join(last)}, smooth count {smooth}.")  # fmt: skip
+    return Figure("Squared error against the baselines", caption, drawing)
 
 
-def accuracy_map(steps, accuracies, places, rounds):
-    """How often each character is right, against the step. accuracies: (places, steps), NaN where there is no such place."""
-    figure, axes = new_axes(height=3.4)
-    edges = [rounds[0][1], *steps]
-    rows = np.arange(len(places) + 1)
-    axes.pcolormesh(edges, rows, np.asarray(accuracies), cmap=DARKER_IS_BETTER, vmin=0, vmax=1, rasterized=True)
-    axes.set_yticks(rows[:-1] + 0.5, places)
+def accuracy_figure(training):
+    """How often the most probable character at each position is right, against the step."""
+    drawing, axes = new_axes(height=3.4)
+    lines, rounds = of_kind(training, "validation"), round_spans(training)
+    count = max(len(line["accuracy_by_position"]) for line in lines)
+    accuracies = np.full((count, len(lines)), np.nan)
+    for column, line in enumerate(lines):  # aligned at the end, so that a value with one more digit does not move the others
+        accuracies[count - len(line["accuracy_by_position"]) :, column] = line["accuracy_by_position"]
+    edges = [rounds[0][1], *(line["step"] for line in lines)]
+    rows = np.arange(count + 1)
+    axes.pcolormesh(edges, rows, accuracies, cmap=DARKER_IS_BETTER, vmin=0, vmax=1, rasterized=True)
+    axes.set_yticks(rows[:-1] + 0.5, position_names(count))
     axes.invert_yaxis()
-    axes.set(ylabel="place of the character")
+    axes.set(ylabel="position of the character")
     axes.grid(False)
     right = axes.secondary_yaxis("right")
-    right.set_yticks(rows[:-1] + 0.5, [f"{100 * row[-1]:.0f}%" for row in np.asarray(accuracies)])
-    plain_ticks(axes, right)
+    right.set_yticks(rows[:-1] + 0.5, [f"{100 * row[-1]:.0f}%" for row in accuracies])
+    hide_ticks(axes, right)
     step_axis(axes, rounds)
-    return figure
+    caption = ("How often the most probable character is the right one, given the true characters before it, on the validation "
+               "sample: the darker, the more often. The numbers on the right are those of the last column. A digit that is guessed "
+               "blindly is right in 10%.")  # fmt: skip
+    return Figure("Right characters, position by position", caption, drawing)
 
 
-def speed_curve(seconds, zeros_per_second):
+def position_names(count):
+    """Return what the `count` characters of a value are: '10⁴', …, '1', '.', '0.1', …, 'end'."""
+    exponents = range(count - DECIMALS - 3, -1, -1)  # apart from the decimals there are '.' and 'e'
+    whole = [f"10{str(exponent).translate(SUPERSCRIPTS)}" if exponent > 1 else str(10**exponent) for exponent in exponents]
+    return [*whole, ".", *(f"{10**-exponent:.{exponent}f}" for exponent in range(1, DECIMALS + 1)), "end"]
+
+
+def speed_figure(training):
     """Throughput against the time spent in training."""
-    figure, axes = new_axes()
+    drawing, axes = new_axes()
+    lines = of_kind(training, "training")
+    last, speeds = lines[-1], [line["zeros_per_second"] for line in lines]
     unit, name = next((unit, name) for unit, name in ((3600, "hours"), (60, "minutes"), (1, "seconds"))
-                      if seconds[-1] > 3 * unit or unit == 1)  # fmt: skip
-    axes.plot(np.asarray(seconds) / unit, zeros_per_second, color=MODEL)
-    axes.set(xlabel=f"time in training ({name})", ylabel="zeros per second", xlim=(0, None), ylim=(0, 1.1 * max(zeros_per_second)))
+                      if last["seconds"] > 3 * unit or unit == 1)  # fmt: skip
+    axes.plot([line["seconds"] / unit for line in lines], speeds, color=MODEL)
+    axes.set(xlabel=f"time in training ({name})", ylabel="zeros per second", xlim=(0, None), ylim=(0, 1.1 * max(speeds)))
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    return figure
+    caption = (f"Zeros trained on in a second, over {format_duration(last['seconds'])} of training. Last: "
+               f"{speeds[-1]:,.0f}; left then: {format_duration(last['seconds_left'])}.")  # fmt: skip
+    return Figure("Speed", caption, drawing)
 
 
-def tuning_map(names, columns, rows, scores, marks):
-    """Scores of the tuning grid as colours and numbers. names: of the two axes. scores: (rows, columns), NaN where there is none.
-
-    marks: (rows, columns), texts under the numbers.
-    """
-    figure, axes = new_axes(height=1.1 + 0.6 * len(rows))
-    finite = scores[np.isfinite(scores)]
-    axes.imshow(scores, cmap=f"{DARKER_IS_BETTER}_r", aspect="auto")
-    for (row, column), score in np.ndenumerate(scores):
-        number, ink = ("–", INK) if math.isnan(score) else (f"{score:.3f}", "white" if score <= finite.mean() else "black")
-        axes.text(column, row, f"{number}\n{marks[row, column]}", ha="center", va="center", color=ink)
-    axes.set_xticks(range(len(columns)), map(str, columns))
-    axes.set_yticks(range(len(rows)), map(str, rows))
-    axes.set(xlabel=names[0], ylabel=names[1])
-    axes.grid(False)
-    plain_ticks(axes)
-    return figure
-
-
-def predicted_against_true(true, predicted, limit):
-    """Distances from the smooth count, in mean spacings: what the model says of them against what they are."""
-    figure, axes = new_axes(height=WIDTH)
-    axes.axhline(0, color=BASELINE, label="smooth count")
-    axes.plot([-limit, limit], [-limit, limit], color=THEORY, linewidth=1, label="predicted = true")
-    axes.plot(true, predicted, ".", color=MODEL, markersize=3.5, alpha=0.6, markeredgewidth=0, rasterized=True,
-              label="model")  # fmt: skip
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="true zero − smooth count (mean spacings)",
-             ylabel="predicted − smooth count (mean spacings)")  # fmt: skip
-    axes.locator_params(nbins=7)
-    axes.legend(loc="upper left", markerscale=2.5)
-    return figure
-
-
-def error_histogram(model, smooth, limit):
-    """How the errors, in mean spacings, of the model and of the smooth count are spread over [-limit, limit]."""
-    figure, axes = new_axes()
-    bins = np.linspace(-limit, limit, 61)
-    axes.hist(model, bins, weights=np.full(len(model), 1 / len(model)), color=MODEL, label="model, sampled")
-    axes.hist(smooth, bins, weights=np.full(len(smooth), 1 / len(smooth)), color=BASELINE, histtype="step", linewidth=1.5,
-              label="smooth count")  # fmt: skip
-    axes.set(xlabel="predicted − true (mean spacings)", ylabel="share of predictions", xlim=(-limit, limit))
-    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
-    axes.legend(loc="upper left")
-    return figure
-
-
-def spacing_distribution(true, predicted):
-    """Densities of the spacings of neighbouring zeros, in mean spacings, beside the GUE's."""
-    figure, axes = new_axes()
-    bins, s = np.linspace(0, 3, 31), np.linspace(0, 3, 301)
-    width = bins[1] - bins[0]
-    for values, options in ((predicted, {"color": MODEL, "alpha": 0.75, "label": "predicted zeros"}),
-                            (true, {"color": INK, "histtype": "step", "linewidth": 1.2, "label": "true zeros"})):  # fmt: skip
-        axes.hist(values, bins, weights=np.full(len(values), 1 / (len(values) * width)), **options)
-    axes.plot(s, gue_spacing_density(s), color=THEORY, linewidth=2, label="GUE: (32/π²) s² exp(−4s²/π)")
-    axes.set(xlabel="spacing of neighbours s (mean spacings)", ylabel="density", xlim=(0, 3))
-    axes.legend()
-    return figure
+def round_spans(training):
+    """Return [(round, first step, last step)] of the rounds in which steps were made."""
+    begun = of_kind(training, "round")
+    ends = [line["step"] for line in begun[1:]] + [training[-1]["step"]]
+    return [(line["round"], line["step"], end) for line, end in zip(begun, ends, strict=True) if end > line["step"]]
 
 
 def step_axis(axes, rounds):
-    """Label the horizontal axis as steps, and mark where the rounds lie on top of it."""
+    """Label the horizontal axis as steps, and mark the rounds of round_spans on top of it."""
     axes.set(xlabel="step", xlim=(rounds[0][1], rounds[-1][2]))
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     for _, first, _ in rounds[1:]:
         axes.axvline(first, color=THEORY, linewidth=0.6, alpha=0.5)
-    named = rounds[:: math.ceil(len(rounds) / 12)]
+    labelled = rounds[:: math.ceil(len(rounds) / 12)]
     top = axes.secondary_xaxis("top")
-    top.set_xticks([(first + last) / 2 for _, first, last in named], [str(number) for number, _, _ in named])
+    top.set_xticks([(first + last) / 2 for _, first, last in labelled], [str(number) for number, _, _ in labelled])
     top.set_xlabel("round", fontsize="small")
-    plain_ticks(top)
+    hide_ticks(top)
 
 
-def plain_ticks(*axes):
-    """Leave labels alone: no tick marks and no lines around."""
-    for each in axes:
-        each.tick_params(length=0)
-        each.spines[:].set_visible(False)
+def hide_ticks(*many_axes):
+    """Keep the labels of axes, without tick marks and lines around."""
+    for axes in many_axes:
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
 
 
-def with_gaps(values):
-    """Floats, with NaN for None, where a curve has a gap."""
-    return [math.nan if value is None else value for value in values]
+# -------------------------------------------------------------------------------------------------------------- tuning
+
+
+def tuning_figure(trials, axis, rates, values):
+    """A heat map of the best score for each pair of one of the learning `rates` and one of the `values` of `axis`."""
+    drawing, axes = new_axes(height=1.1 + 0.6 * len(values))
+    cells = [[[trial for trial in trials if (trial["point"]["learning_rate"], trial["point"][axis]) == (rate, value)]
+              for rate in rates] for value in values]  # fmt: skip
+    scores = np.array([[min((best_nats(trial) for trial in cell if trial["trainable"]), default=np.nan) for cell in row]
+                       for row in cells])  # fmt: skip
+    finite = scores[np.isfinite(scores)]
+    axes.imshow(scores, cmap=f"{DARKER_IS_BETTER}_r", aspect="auto")
+    for (row, column), score in np.ndenumerate(scores):
+        number, ink = ("–", INK) if np.isnan(score) else (f"{score:.3f}", "white" if score <= finite.mean() else "black")
+        marks = "  ".join(f"{mark} {count}" for mark, _, count in outcome_counts(cells[row][column]) if count)
+        axes.text(column, row, f"{number}\n{marks}", ha="center", va="center", color=ink)
+    axes.set_xticks(range(len(rates)), map(str, rates))
+    axes.set_yticks(range(len(values)), map(str, values))
+    axes.set(xlabel="learning_rate", ylabel=axis)
+    axes.grid(False)
+    hide_ticks(axes)
+    caption = "No trial was trainable."
+    if trainable := [trial for trial in trials if trial["trainable"]]:
+        best = min(trainable, key=best_nats)
+        caption = f"Best: {best_nats(best):.3f} at learning_rate {best['point']['learning_rate']}, {axis} {best['point'][axis]}."
+    return Figure(f"learning_rate and {axis}", caption, drawing)
+
+
+def best_nats(trial):
+    """The lowest cross entropy of a trial after any number of epochs; infinity if there is none."""
+    return min((nats for nats in trial["nats_per_zero"] if nats is not None), default=math.inf)
+
+
+def outcome_counts(trials):
+    """Return [(mark, what it means, how many of `trials` have it)]."""
+    trainable, stable = (sum(trial[label] for trial in trials) for label in ("trainable", "stable"))
+    return [("●", "trainable", trainable), ("○", "stable, but learned nothing", stable - trainable),
+            ("×", "diverged", len(trials) - stable)]  # fmt: skip

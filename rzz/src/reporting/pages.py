@@ -1,128 +1,60 @@
-"""The two forms of the report, one HTML file and Markdown with PNG files, from one list of blocks.
+"""The page of the report: one HTML file that opens without a network, joined from what these functions return.
 
-    blocks = [Heading("Training"), Table(["round", "loss"], [["1", "0.82"]]), Figures([Figure("loss", "Loss", "…", figure)])]
-    write_pages(folder, "rzz", blocks)      # folder/report.html, folder/report.md, folder/loss.png
+    body = [heading("Training"), table(["round", "loss"], [["1", "0.82"]]), figure_grid([loss_figure(training)])]
+    write_page(config.log_folder / "report" / "report.html", "rzz", body)
 
 Texts are plain, with `code` between backticks.
 """
 
 import html
 import re
-from dataclasses import dataclass
-from typing import Any
 
 from common.config import require_writable
 from common.files import atomic_write
 from reporting.figures import svg_text
 
 
-@dataclass
-class Heading:
-    text: str
+def write_page(path, title, body):
+    """Write the HTML strings of `body` as a page to `path`, atomically: a browser may reload it at any moment."""
+    require_writable(path.parent)
+    body = "\n".join([f"<h1>{html_text(title)}</h1>", *body])
+    with atomic_write(path, "w") as file:
+        file.write(PAGE.format(title=html_text(title), style=STYLE, body=body))
 
 
-@dataclass
-class Paragraph:
-    text: str
+def heading(text):
+    return f"<h2>{html_text(text)}</h2>"
 
 
-@dataclass
-class Numbers:
-    """The answer in large type."""
-
-    items: list[tuple[str, str]]  # (number, what it is)
+def paragraph(text):
+    return f"<p>{html_text(text)}</p>"
 
 
-@dataclass
-class Sentences:
-    items: list[str]
+def bullet_list(items):
+    return "<ul>" + "".join(f"<li>{html_text(item)}</li>" for item in items) + "</ul>"
 
 
-@dataclass
-class Table:
-    header: list[str]
-    rows: list[list[str]]  # the first cell of a row is its name
+def number_tiles(items):
+    """Numbers in large type. items: [(number, what it is)]."""
+    tiles = (f"<div><b>{html_text(number)}</b><span>{html_text(label)}</span></div>" for number, label in items)
+    return f'<div class="numbers">{"".join(tiles)}</div>'
 
 
-@dataclass
-class Figure:
-    name: str  # of its PNG file
-    title: str
-    caption: str
-    figure: Any  # matplotlib.figure.Figure
+def table(header, rows):
+    """A table of texts; the first cell of a row is its name."""
+    lines = [("th", header), *(("td", row) for row in rows)]
+    rows_html = ("".join(f"<{tag}>{html_text(cell)}</{tag}>" for cell in cells) for tag, cells in lines)
+    return '<div class="wide"><table>' + "\n".join(f"<tr>{row}</tr>" for row in rows_html) + "</table></div>"
 
 
-@dataclass
-class Figures:
-    items: list[Figure]
-
-
-def write_pages(folder, title, blocks):
-    """Write report.html, report.md and the PNG files of its figures to `folder`; return the path of the HTML file.
-
-    Each file is there whole or not at all, so that a browser can be reloaded while the report is written again.
-    """
-    require_writable(folder)
-    for figure in (figure for block in blocks if isinstance(block, Figures) for figure in block.items):
-        with atomic_write(folder / f"{figure.name}.png") as file:
-            figure.figure.savefig(file, format="png", dpi=150, facecolor="white")
-    for name, text in (("report.md", as_markdown(title, blocks)), ("report.html", as_html(title, blocks))):
-        with atomic_write(folder / name, "w") as file:
-            file.write(text)
-    return folder / "report.html"
-
-
-def as_markdown(title, blocks):
-    return "\n\n".join([f"# {title}", *(markdown_block(block) for block in blocks)]) + "\n"
-
-
-def markdown_block(block):
-    match block:
-        case Heading(text):
-            return f"## {text}"
-        case Paragraph(text):
-            return text
-        case Numbers(items):
-            return "\n".join(f"- **{value}** {label}" for value, label in items)
-        case Sentences(items):
-            return "\n".join(f"- {sentence}" for sentence in items)
-        case Table(header, rows):
-            lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-            return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
-        case Figures(items):
-            return "\n\n".join(f"### {each.title}\n\n![{each.title}]({each.name}.png)\n\n{each.caption}" for each in items)
-
-
-def as_html(title, blocks):
-    body = "\n".join([f"<h1>{html_text(title)}</h1>", *(html_block(block) for block in blocks)])
-    return PAGE.format(title=html_text(title), style=STYLE, body=body)
-
-
-def html_block(block):
-    match block:
-        case Heading(text):
-            return f"<h2>{html_text(text)}</h2>"
-        case Paragraph(text):
-            return f"<p>{html_text(text)}</p>"
-        case Numbers(items):
-            tiles = (f"<div><b>{html_text(value)}</b><span>{html_text(label)}</span></div>" for value, label in items)
-            return f'<div class="numbers">{"".join(tiles)}</div>'
-        case Sentences(items):
-            return "<ul>" + "".join(f"<li>{html_text(sentence)}</li>" for sentence in items) + "</ul>"
-        case Table(header, rows):
-            lines = [row_html("th", header), *(row_html("td", row) for row in rows)]
-            return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
-        case Figures(items):
-            return f'<div class="figures">{"".join(figure_html(each) for each in items)}</div>'
-
-
-def row_html(tag, cells):
-    return "<tr>" + "".join(f"<{tag}>{html_text(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-
-def figure_html(each):
-    drawing = svg_text(each.figure).replace("<svg", f'<svg role="img" aria-label="{html_text(each.title)}"', 1)
-    return f"<figure><h3>{html_text(each.title)}</h3>{drawing}<figcaption>{html_text(each.caption)}</figcaption></figure>"
+def figure_grid(figures):
+    """Figures of reporting.figures, two in a row if the window is wide enough."""
+    pieces = []
+    for figure in figures:
+        title = html_text(figure.title)
+        drawing = svg_text(figure.drawing).replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+        pieces.append(f"<figure><h3>{title}</h3>{drawing}<figcaption>{html_text(figure.caption)}</figcaption></figure>")
+    return f'<div class="figures">{"".join(pieces)}</div>'
 
 
 def html_text(text):
@@ -135,15 +67,11 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>
-{style}
-</style>
+<style>{style}</style>
 </head>
-<body>
-<main>
+<body><main>
 {body}
-</main>
-</body>
+</main></body>
 </html>
 """
 STYLE = """
@@ -180,4 +108,4 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: 5px 12px 5px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; }
-""".strip()
+"""

@@ -1,34 +1,104 @@
-"""What the report says of each stage: its log in, blocks of the page out.
+"""What the report says of a run: lines of its logs in, pieces of HTML out.
 
-    blocks = [*training_section(read_json_lines(config.log_folder / "training.jsonl"))]
+    body = [*training_section(read_json_lines(config.log_folder / "training.jsonl"))]
 """
 
+import datetime
 import math
 from collections import Counter
 
 import numpy as np
 
 from common.text import format_duration, format_number
-from model.metrics import gue_share_below, result_table
+from model.metrics import result_table
 from model.tokenizer import DECIMALS
-from reporting.figures import (
-    accuracy_map,
-    error_histogram,
-    loss_curves,
-    mse_curves,
-    predicted_against_true,
-    spacing_distribution,
-    speed_curve,
-    tuning_map,
-)
-from reporting.pages import Figure, Figures, Heading, Paragraph, Sentences, Table
+from reporting import figures
+from reporting.figures import best_nats, of_kind, outcome_counts, position_names
+from reporting.pages import bullet_list, figure_grid, heading, number_tiles, paragraph, table
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
-ENDS = 5  # best and worst predictions that are shown
-BEST_POINTS = 10  # of the tuning grid that are listed
-HISTOGRAM_LIMIT = 1.5  # mean spacings
-CLOSE = 0.3  # mean spacings: true neighbours are seldom nearer
-SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+NUM_EXAMPLES = 5  # best and worst predictions that are shown
+NUM_TRIALS = 10  # of the tuning grid that are listed
+
+
+# ------------------------------------------------------------------------------------------------------------ overview
+
+
+def overview_section(config, tuning, training, evaluation):
+    """Yield what the run is, its result as a sentence and in large numbers, and what is still missing."""
+    yield paragraph(run_text(config, training, evaluation))
+    sentence, numbers = accuracy_summary(training, evaluation)
+    yield paragraph(sentence)
+    if numbers := [*numbers, *speed_numbers(training)]:
+        yield number_tiles(numbers)
+    if missing := list(missing_stages(tuning, training, evaluation)):
+        yield bullet_list(missing)
+    yield paragraph(f"Written {datetime.datetime.now():%Y-%m-%d %H:%M:%S} from the logs in `{config.log_folder}`.")
+
+
+def run_text(config, training, evaluation):
+    data, model, settings = config.data, config.model, config.training
+    counts = [evaluation["parameters"]] if evaluation else [line["parameters"] for line in of_kind(training, "round")[-1:]]
+    parameters = "".join(f"{count:,} parameters, " for count in counts)
+    return (f"K = {data.K}: rounds {data.first_round} … {data.K} of {data.interval_size:,} zeros each. Index embedding "
+            f"{model.index_embedding}, {parameters}d_model {model.d_model}, layers {model.num_layers}, heads {model.num_heads}, "
+            f"dropout {model.dropout:g}. Learning rate {settings.learning_rate:g}, batch size {settings.batch_size}, epochs "
+            f"{settings.epochs}.")  # fmt: skip
+
+
+def accuracy_summary(training, evaluation):
+    """Return (sentence, [(number, label)]) on the model's error in the evaluation or, without one, in the last validation."""
+    if evaluation:
+        first, last = evaluation["first_index"], evaluation["last_index"]
+        where = f"On zeros {first:,} … {last:,}, which it has never seen,"
+        spread = format_number(evaluation["mse_spread"])
+        label = f"mean squared error on {last - first + 1:,} unseen zeros, ± {spread} over the runs"
+        mse, smooth, readable = evaluation["mse"], evaluation["baselines"]["smooth count"]["mse"], evaluation["readable"]
+    elif validations := of_kind(training, "validation"):
+        last = validations[-1]
+        where = f"In round {last['round']}, on zeros of the interval after the one it is trained on,"
+        label = f"mean squared error on validation zeros at step {last['step']:,}"
+        mse, smooth, readable = last["mse_validation"], smooth_mse_by_round(training)[last["round"]], last["readable_validation"]
+    else:
+        return "No model has been measured yet.", []
+    readable_tile = (f"{100 * readable:.4g}%", "of what the model writes is a number")
+    if mse is None:
+        return f"{where} the model wrote nothing that is a number.", [("–", label), readable_tile]
+    ratio, comparison = compare_mse(mse, smooth)
+    sentence = (f"{where} the model's mean squared error is {format_number(mse)}: {ratio} times {comparison} than that of the "
+                f"smooth count, {format_number(smooth)}, a formula that knows nothing of the primes.")  # fmt: skip
+    return sentence, [(format_number(mse), label), (f"{ratio}×", f"{comparison} than the smooth count's"), readable_tile]
+
+
+def compare_mse(mse, reference):
+    """('12.5', 'smaller') or ('1.7', 'larger'): an MSE compared with a reference."""
+    if mse > reference:
+        return f"{mse / reference:.3g}", "larger"
+    return f"{reference / mse if mse else math.inf:.3g}", "smaller"
+
+
+def speed_numbers(training):
+    """Yield (number, label) of the throughput and the time left."""
+    for last in of_kind(training, "training")[-1:]:
+        yield f"{last['zeros_per_second']:,.0f}", "zeros per second in training"
+        if is_complete(training):
+            yield "done", f"in {last['steps_in_run']:,} steps and {format_duration(training[-1]['seconds'])}"
+        else:
+            yield format_duration(last["seconds_left"]), f"of training left after step {last['step']:,} of {last['steps_in_run']:,}"
+
+
+def missing_stages(tuning, training, evaluation):
+    """Yield a sentence for each stage that has yet to run, with its command."""
+    if not tuning:
+        yield "No tuning is in the logs: `python rzz/src/tune_hyper_parameters.py`"
+    if not training:
+        yield "No training is in the logs: `python rzz/src/train.py --resume`"
+    elif not is_complete(training):
+        yield f"The training has got to step {training[-1]['step']:,}; if it was stopped: `python rzz/src/train.py --resume`"
+    if not evaluation:
+        yield "No evaluation is in the logs, so errors are those on the validation sample: `python rzz/src/evaluate.py`"
+    elif training and training[-1]["seconds"] > evaluation["seconds_trained"]:
+        yield "The training has gone on since it was evaluated: `python rzz/src/evaluate.py`"
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation
@@ -36,243 +106,122 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def evaluation_section(evaluation, predictions):
     """Yield what the model is worth on the test zeros, from evaluation.json and the lines of predictions.jsonl."""
-    yield Heading("Evaluation")
-    yield Paragraph(f"Zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, each written {evaluation['runs']} times "
+    yield heading("Evaluation")
+    yield paragraph(f"Zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, each written {evaluation['runs']} times "
                     f"by nucleus sampling with p = {evaluation['top_p']:g}. The model was trained for "
                     f"{format_duration(evaluation['seconds_trained'])}, up to zero {evaluation['trained_up_to']:,}.")  # fmt: skip
     header, *rows = result_table(evaluation)
-    yield Table(header, rows)
-    shares = evaluation["accuracy_by_position"]
-    yield Table(["place of the character", *place_names(len(shares))], [["right, in %", *(f"{100 * each:.0f}" for each in shares)]])
-    trained, untrained = (f"{each['nats_per_zero']:.3f} nats per zero, {each['nats_per_token']:.4f} per character"
-                          for each in (evaluation, evaluation["untrained"]))  # fmt: skip
-    yield Paragraph(f"Cross entropy: {trained}; before training {untrained}.")
+    yield table(header, rows)
+    accuracies = evaluation["accuracy_by_position"]
+    yield table(["position of the character", *position_names(len(accuracies))],
+                [["right, in %", *(f"{100 * accuracy:.0f}" for accuracy in accuracies)]])  # fmt: skip
     if predictions:
-        yield from prediction_blocks(predictions)
+        yield from prediction_section(predictions)
 
 
-def prediction_blocks(lines):
-    """Yield figures of what was written for each zero, and the best and worst of it as sentences."""
+def prediction_section(lines):
+    """Yield figures of the sampled predictions, and the best and worst of them as sentences."""
     indexes = np.array([line["index"] for line in lines])
     true = np.array([line["true"] for line in lines])
     runs = np.array([line["predicted"] for line in lines], np.float64)  # (zeros, runs), NaN for None
     readable = ~np.isnan(runs)
     mean = np.where(readable, runs, 0).sum(1) / np.where(readable.any(1), readable.sum(1), np.nan)
-    smooth, unit = smooth_zeros(indexes), mean_spacing(true)
+    smooth, spacing = smooth_zeros(indexes), mean_spacing(true)
 
-    figures = []
+    shown = []
     if readable.any():
-        figures.append(offsets_figure((true - smooth) / unit, (mean - smooth) / unit))
-        figures.append(errors_figure(((runs - true[:, None]) / unit[:, None])[readable], (smooth - true) / unit, unit.mean()))
+        errors = ((runs - true[:, None]) / spacing[:, None])[readable]
+        shown += [figures.offsets_figure((true - smooth) / spacing, (mean - smooth) / spacing),
+                  figures.errors_figure(errors, (smooth - true) / spacing, spacing.mean())]  # fmt: skip
     if np.isfinite(np.diff(mean)).any():
-        figures.append(spacings_figure(np.diff(true) / unit[:-1], np.diff(mean) / unit[:-1]))
-    yield Figures(figures)
+        shown.append(figures.spacings_figure(np.diff(true) / spacing[:-1], np.diff(mean) / spacing[:-1]))
+    yield figure_grid(shown)
     order = np.argsort(np.where(np.isnan(mean), np.inf, np.abs(mean - true)), kind="stable")
-    for name, chosen in (("best", order[:ENDS]), ("worst", order[::-1][:ENDS])):
-        yield Paragraph(f"The {len(chosen)} {name} predictions, as mean ± standard deviation of the runs:")
-        yield Sentences([sentence(indexes[k], true[k], runs[k]) for k in chosen])
+    for name, chosen in (("best", order[:NUM_EXAMPLES]), ("worst", order[::-1][:NUM_EXAMPLES])):
+        yield paragraph(f"The {len(chosen)} {name} predictions, as mean ± standard deviation of the runs:")
+        yield bullet_list(prediction_text(indexes[k], true[k], runs[k]) for k in chosen)
 
 
-def offsets_figure(true, predicted):
-    """true, predicted: distances (n,) from the smooth count, in mean spacings."""
-    limit = 1.1 * np.abs(true).max()
-    outside = np.sum(~(np.abs(predicted) <= limit))
-    caption = ("Each dot is a zero: how far it lies from where the smooth count puts it, and how far the model (mean of its runs) "
-               "says that it does. On the grey diagonal the model is right; on the orange line it would know no more than the "
-               f"smooth count. Outside of the frame: {outside:,} of {len(true):,} zeros.")  # fmt: skip
-    return Figure("predicted_against_true", "Predicted against true", caption, predicted_against_true(true, predicted, limit))
-
-
-def errors_figure(model, smooth, unit):
-    """model, smooth: errors of all predictions, in mean spacings. unit: of which this is the mean."""
-    beyond = np.sum(np.abs(model) > HISTOGRAM_LIMIT)
-    caption = (f"All {len(model):,} sampled predictions beside the smooth count, in units of the mean distance of neighbouring "
-               f"zeros, {unit:.4f}. Narrower is better. Off by more than {HISTOGRAM_LIMIT} and not in the picture: "
-               f"{beyond:,}.")  # fmt: skip
-    return Figure("errors", "Errors", caption, error_histogram(model, smooth, HISTOGRAM_LIMIT))
-
-
-def spacings_figure(true, predicted):
-    """true, predicted: distances of neighbours (n - 1,), in mean spacings, NaN beside an unreadable zero."""
-    predicted = predicted[~np.isnan(predicted)]
-    shares = [f"{100 * np.mean(each < CLOSE):.1f}%" for each in (predicted, true)]
-    caption = ("How far each zero is from the next. True zeros repel each other, as the eigenvalues of random Hermitian matrices "
-               "do (GUE). Errors that are independent from one zero to the next widen the predicted distribution and fill the gap "
-               "near 0; predictions that dare too little, as means of several do, make it narrower. "
-               f"Below {CLOSE} are {shares[0]} of the predicted distances (mean of the runs), {shares[1]} of the true ones, and "
-               f"{100 * gue_share_below(CLOSE):.1f}% under the curve. Negative, two zeros in the wrong order: "
-               f"{np.sum(predicted < 0):,}.")  # fmt: skip
-    return Figure("spacings", "Distances of neighbours", caption, spacing_distribution(true, predicted))
-
-
-def sentence(index, true, runs):
+def prediction_text(index, true, runs):
     """'zero 11,000,412 is 5453540.6071; the model said 5453540.5 ± 0.1': as many decimals as the spread has to its first digit."""
-    values = runs[~np.isnan(runs)]
+    readable = runs[~np.isnan(runs)]
     begin = f"zero {index:,} is {true:.{DECIMALS}f}; the model"
-    if not len(values):
+    if not len(readable):
         return f"{begin} wrote nothing that is a number"
-    spread = values.std()
+    spread = readable.std()
     decimals = min(DECIMALS, max(0, -int(f"{spread:.0e}".split("e")[1]))) if spread else DECIMALS
-    return f"{begin} said {values.mean():.{decimals}f} ± {spread:.{decimals}f}"
-
-
-def place_names(count):
-    """Return what the `count` characters of a value are: '10⁴', …, '1', '.', '0.1', …, 'end'."""
-    powers = range(count - DECIMALS - 3, -1, -1)  # besides the decimals there are '.' and 'e'
-    whole = [f"10{str(power).translate(SUPERSCRIPTS)}" if power > 1 else str(10**power) for power in powers]
-    return [*whole, ".", *(f"{10**-power:.{power}f}" for power in range(1, DECIMALS + 1)), "end"]
+    return f"{begin} said {readable.mean():.{decimals}f} ± {spread:.{decimals}f}"
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def of_kind(training, kind):
-    """The lines of training.jsonl that are about a 'round', 'training' steps or a 'validation'."""
-    return [line for line in training if line["kind"] == kind]
+def is_complete(training):
+    """Whether the last step of the run is in the log."""
+    steps = of_kind(training, "training")
+    return bool(steps) and training[-1]["step"] >= steps[-1]["steps_in_run"]
+
+
+def smooth_mse_by_round(training):
+    """Return {round: MSE of the smooth count on the zeros whose MSE is logged in that round}."""
+    return {line["round"]: line["mse_baselines"]["smooth count"] for line in of_kind(training, "round")}
 
 
 def training_section(training):
     """Yield how the training went so far."""
     steps, validations = of_kind(training, "training"), of_kind(training, "validation")
-    yield Heading("Training")
+    yield heading("Training")
     if validations:
-        yield Table(["round", "step", "loss, training", "loss, validation", "nats per zero", "MSE, training zeros",
-                     "MSE, validation zeros", "smooth count", "readable"], list(round_rows(training)))  # fmt: skip
-    figures = [loss_figure(training)] if steps or validations else []
-    figures += [mse_figure(training), accuracy_figure(training)] if validations else []
-    figures += [speed_figure(steps)] if steps else []
-    yield Figures(figures) if figures else Paragraph("Nothing has been logged but the beginning.")
+        yield table(["round", "step", "loss, training", "loss, validation", "nats per zero", "MSE, training zeros",
+                     "MSE, validation zeros", "smooth count", "readable"], round_rows(training))  # fmt: skip
+    shown = [figures.loss_figure(training)] if steps or validations else []
+    shown += [figures.mse_figure(training), figures.accuracy_figure(training)] if validations else []
+    shown += [figures.speed_figure(training)] if steps else []
+    yield figure_grid(shown) if shown else paragraph("Nothing has been logged but the beginning.")
 
 
 def round_rows(training):
-    """Yield the last that was measured in each round, as cells."""
-    for line in of_kind(training, "round"):
-        steps, validations = ([each for each in of_kind(training, kind) if each["round"] == line["round"]][-1:]
-                              for kind in ("training", "validation"))  # fmt: skip
-        for last in validations:
-            loss = format_number(steps[0]["loss"]) if steps else "–"
-            yield [str(last["round"]), f"{last['step']:,}", loss, format_number(last["loss"]), f"{last['nats_per_zero']:.3f}",
-                   format_number(last["mse_training"]), format_number(last["mse_validation"]),
-                   format_number(line["mse_baselines"]["smooth count"]),
-                   f"{last['readable_validation']:.4f}"]  # fmt: skip
-
-
-def round_spans(training):
-    """Return [(round, first step, last step)] of the rounds in which steps were made."""
-    begun = of_kind(training, "round")
-    ends = [line["step"] for line in begun[1:]] + [training[-1]["step"]]
-    return [(line["round"], line["step"], end) for line, end in zip(begun, ends, strict=True) if end > line["step"]]
-
-
-def loss_figure(training):
-    series, last = [], []
-    for kind in ("training", "validation"):
-        lines = of_kind(training, kind)
-        series += [[line["step"] for line in lines], [line["loss"] for line in lines]]
-        last += [f"{kind} {format_number(lines[-1]['loss'])} at step {lines[-1]['step']:,}"] if lines else []
-    caption = ("Cross entropy over the characters of the value, on the zeros trained on and on a sample of the interval after "
-               f"them, which the model has not seen. Lower is better. Last: {', '.join(last)}.")  # fmt: skip
-    return Figure("loss", "Loss", caption, loss_curves(*series, round_spans(training)))
-
-
-def mse_figure(training):
-    lines, begun = of_kind(training, "validation"), of_kind(training, "round")
-    rounds = round_spans(training)
-    baselines = {name: [line["mse_baselines"][name] for line in begun[: len(rounds)]] for name in begun[0]["mse_baselines"]}
-    last = lines[-1]
-    caption = ("One sampled prediction for each of some zeros, beside methods without a model on the same validation zeros. A "
-               "single wrong leading digit decides the mean, hence the peaks. A model below the smooth count knows more than how "
-               f"zeros lie on the average. Last: training {format_number(last['mse_training'])}, validation "
-               f"{format_number(last['mse_validation'])}, smooth count "
-               f"{format_number(baselines['smooth count'][-1])}.")  # fmt: skip
-    drawing = mse_curves([line["step"] for line in lines], [line["mse_training"] for line in lines],
-                         [line["mse_validation"] for line in lines], rounds, baselines)  # fmt: skip
-    return Figure("mse", "Squared error against the baselines", caption, drawing)
-
-
-def accuracy_figure(training):
-    lines = of_kind(training, "validation")
-    count = max(len(line["accuracy_by_position"]) for line in lines)
-    shares = np.full((count, len(lines)), np.nan)
-    for column, line in enumerate(lines):  # by place value, so that a value that is longer by a digit does not move the others
-        shares[count - len(line["accuracy_by_position"]) :, column] = line["accuracy_by_position"]
-    caption = ("How often the most probable character is the right one, given the true characters before it, on the validation "
-               "sample: the darker, the more often. The numbers on the right are those of the last column. A digit that is guessed "
-               "blindly is right in 10%.")  # fmt: skip
-    drawing = accuracy_map([line["step"] for line in lines], shares, place_names(count), round_spans(training))
-    return Figure("accuracy", "Right characters, place by place", caption, drawing)
-
-
-def speed_figure(steps):
-    last = steps[-1]
-    caption = (f"Zeros trained on in a second, over {format_duration(last['seconds'])} of training. Last: "
-               f"{last['zeros_per_second']:,.0f}; left then: {format_duration(last['seconds_left'])}.")  # fmt: skip
-    drawing = speed_curve([line["seconds"] for line in steps], [line["zeros_per_second"] for line in steps])
-    return Figure("speed", "Speed", caption, drawing)
+    """Yield the last measurements of each round as cells."""
+    losses = {line["round"]: line["loss"] for line in of_kind(training, "training")}
+    smooth = smooth_mse_by_round(training)
+    for t, last in {line["round"]: line for line in of_kind(training, "validation")}.items():
+        mse = (format_number(value) for value in (last["mse_training"], last["mse_validation"], smooth[t]))
+        yield [str(t), f"{last['step']:,}", format_number(losses.get(t)), format_number(last["loss"]),
+               f"{last['nats_per_zero']:.3f}", *mse, f"{last['readable_validation']:.4f}"]  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------------- tuning
 
 
 def tuning_section(lines):
-    """Yield what the search found: heat maps over pairs of axes, and the best points."""
-    points = tuning_points(lines)
-    axes = searched_axes(points)
-    ruled_out = Counter(line["reason"] for line in lines if line["kind"] == "ruled_out")
-    yield Heading("Tuning")
-    yield Paragraph(f"{len(points):,} points of the grid were trained:")
-    yield Sentences([*(f"{mark} {count:,} {name}" for mark, name, count in marks_of(points)),
-                     *(f"ruled out before: {count:,}, {reason}" for reason, count in ruled_out.most_common())])  # fmt: skip
+    """Yield what the search found: heat maps over the learning rate and each other axis, and the best trials."""
+    trials = last_trials(lines)
+    axes = searched_axes(trials)
+    excluded = Counter(line["reason"] for line in lines if line["kind"] == "ruled_out")
+    yield heading("Tuning")
+    yield paragraph(f"{len(trials):,} trials of the grid were trained:")
+    yield bullet_list([*(f"{mark} {count:,} {name}" for mark, name, count in outcome_counts(trials)),
+                       *(f"excluded before: {count:,}, {reason}" for reason, count in excluded.most_common())])  # fmt: skip
     if "learning_rate" in axes and len(axes) > 1:
-        yield Paragraph("The maps show the lowest validation cross entropy, in nats per zero, of all trainable points with these "
-                        "two values, the darker, the better, and the marks of all points there. Points that were given up early "
+        yield paragraph("The maps show the lowest validation cross entropy, in nats per zero, of all trainable trials with these "
+                        "two values, the darker, the better, and the marks of all trials there. Trials that were given up early "
                         "count with what they had reached.")  # fmt: skip
-        yield Figures([tuning_figure(points, "learning_rate", axis, axes) for axis in axes if axis != "learning_rate"])
-    best = sorted(points, key=lambda point: (not point["trainable"], best_nats(point)))[:BEST_POINTS]
-    yield Table([*axes, "nats per zero", "MSE", "epochs trained", "parameters"],
-                [[*(str(point["point"][axis]) for axis in axes), f"{best_nats(point):.3f}", format_number(point["mse"]),
-                  str(point["epochs"]), f"{point['parameters']:,}"] for point in best])  # fmt: skip
+        others = [axis for axis in axes if axis != "learning_rate"]
+        yield figure_grid(figures.tuning_figure(trials, axis, axes["learning_rate"], axes[axis]) for axis in others)
+    best = sorted(trials, key=lambda trial: (not trial["trainable"], best_nats(trial)))[:NUM_TRIALS]
+    yield table([*axes, "nats per zero", "MSE", "epochs trained", "parameters"],
+                [[*(str(trial["point"][axis]) for axis in axes), f"{best_nats(trial):.3f}", format_number(trial["mse"]),
+                  str(trial["epochs"]), f"{trial['parameters']:,}"] for trial in best])  # fmt: skip
 
 
-def tuning_points(lines):
-    """Return the last line of each point of the last grid: {"point": {axis: value}, "nats_per_zero": [per epoch], …}."""
+def last_trials(lines):
+    """Return the last line of each trial of the last grid: {"point": {axis: value}, "nats_per_zero": [per epoch], …}."""
     rungs = [line for line in lines if line["kind"] == "rung"]
     axes = rungs[-1]["point"].keys()
     return list({tuple(line["point"].values()): line for line in rungs if line["point"].keys() == axes}.values())
 
 
-def best_nats(point):
-    """The lowest cross entropy of a point after any number of epochs; infinity where there is none."""
-    return min((nats for nats in point["nats_per_zero"] if nats is not None), default=math.inf)
-
-
-def searched_axes(points):
+def searched_axes(trials):
     """Return {axis: its values in order} of the axes of the grid that have more than one value."""
-    axes = {}
-    for point in points:
-        for axis, value in point["point"].items():
-            axes.setdefault(axis, set()).add(value)
+    axes = {axis: {trial["point"][axis] for trial in trials} for axis in trials[0]["point"]}
     return {axis: sorted(values, key=lambda value: (value is not None, value)) for axis, values in axes.items() if len(values) > 1}
-
-
-def tuning_figure(points, across, down, axes):
-    """A heat map of the best score for each pair of values of the axes `across` and `down`."""
-    scores = np.full((len(axes[down]), len(axes[across])), np.nan)
-    marks = np.full(scores.shape, "", object)
-    for row, column in np.ndindex(scores.shape):
-        here = [point for point in points if point["point"][down] == axes[down][row]
-                and point["point"][across] == axes[across][column]]  # fmt: skip
-        scores[row, column] = min((best_nats(point) for point in here if point["trainable"]), default=math.nan)
-        marks[row, column] = "  ".join(f"{mark} {count}" for mark, _, count in marks_of(here) if count)
-    best = min((point for point in points if point["trainable"]), key=best_nats, default=None)
-    caption = "No point was trainable." if best is None else (
-        f"Best: {best_nats(best):.3f} at {across} {best['point'][across]}, {down} {best['point'][down]}.")  # fmt: skip
-    drawing = tuning_map((across, down), axes[across], axes[down], scores, marks)
-    return Figure(f"tuning_{down}", f"{across} and {down}", caption, drawing)
-
-
-def marks_of(points):
-    """Return [(mark, what it means, how many of `points` have it)]."""
-    trainable, stable = (sum(point[label] for point in points) for label in ("trainable", "stable"))
-    return [("●", "trainable", trainable), ("○", "stable, but learned nothing", stable - trainable),
-            ("×", "diverged", len(points) - stable)]  # fmt: skip

@@ -1,0 +1,85 @@
+"""The figures show what the logs say, aligned and on the right scale."""
+
+import math
+
+import numpy as np
+import pytest
+
+from model.metrics import gue_share_below, gue_spacing_density
+from reporting.figures import accuracy_figure, loss_figure, mse_figure, speed_figure, tuning_figure
+
+
+def training_log():
+    """The lines of a training of rounds 0 … 2, 10 steps each, in which one loss and one MSE could not be measured."""
+    lines = []
+    for t in range(3):
+        baselines = {"last training zero": 900.0, "straight line": 40.0 + t, "smooth count": 0.05 + 0.01 * t}
+        lines.append({"kind": "round", "round": t, "step": 10 * t, "mse_baselines": baselines})
+        for step in (10 * t + 5, 10 * t + 10):
+            lines.append({"kind": "training", "round": t, "step": step, "loss": None if step == 15 else 30 / step,
+                          "seconds": 60 * step, "zeros_per_second": 1000.0 + step, "seconds_left": 30 - step})  # fmt: skip
+            lines.append({"kind": "validation", "round": t, "step": step, "loss": 31 / step, "mse_training": 1 / step,
+                          "mse_validation": None if step == 5 else 2 / step,
+                          "accuracy_by_position": [0.25] * (9 if t == 0 else 10)})  # fmt: skip
+    return lines
+
+
+def column(kind, name):
+    return [math.nan if line[name] is None else line[name] for line in training_log() if line["kind"] == kind]
+
+
+def curves(figure):
+    """Return {label: (x, y)} of the lines of a figure."""
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in figure.drawing.axes[0].lines}
+
+
+def test_the_curves_are_the_logs_with_gaps_and_squared_errors_are_on_a_log_scale():
+    loss, mse = curves(loss_figure(training_log())), curves(mse_figure(training_log()))
+    for kind in ("training", "validation"):
+        steps = column(kind, "step")
+        assert loss[kind][0] == steps and np.array_equal(loss[kind][1], column(kind, "loss"), equal_nan=True)
+        found = mse[f"model, {kind} zeros"]
+        assert found[0] == steps and np.array_equal(found[1], column("validation", f"mse_{kind}"), equal_nan=True)
+    assert mse["smooth count"] == ([0, 10, 20, 30], pytest.approx([0.05, 0.06, 0.07, 0.07]))
+    assert mse_figure(training_log()).drawing.axes[0].get_yscale() == "log"
+    (speed,) = curves(speed_figure(training_log())).values()
+    assert speed == (column("training", "step"), column("training", "zeros_per_second"))  # a step a minute
+
+
+def test_captions_say_what_was_measured_last():
+    assert loss_figure(training_log()).caption.endswith("Last: training 1 at step 30, validation 1.033 at step 30.")
+    assert mse_figure(training_log()).caption.endswith("Last: training 0.03333, validation 0.06667, smooth count 0.07.")
+    assert speed_figure(training_log()).caption.endswith("over 30 min 0 s of training. Last: 1,030; left then: 0 s.")
+
+
+def test_the_map_of_characters_is_aligned_at_the_end_of_the_value():
+    axes = accuracy_figure(training_log()).drawing.axes[0]
+    shown = np.ma.filled(axes.collections[0].get_array().reshape(10, -1), np.nan)
+    assert np.isnan(shown[0]).tolist() == [True, True, False, False, False, False] and (shown[1:] == 0.25).all()
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "10³", "10²", "10", "1", ".", "0.1", "0.01", "0.001", "0.0001", "end"]  # fmt: skip
+
+
+def trial(rate, size, nats, stable=True, trainable=True):
+    return {"point": {"learning_rate": rate, "batch_size": size}, "nats_per_zero": nats, "stable": stable, "trainable": trainable}
+
+
+def test_a_heat_map_shows_the_best_of_each_pair_and_which_were_stable_and_trainable():
+    trials = [trial(0.001, 16, [9.0, 8.5, 8.75]), trial(0.002, 16, [8.0, 7.0]), trial(0.002, 16, [3.0], trainable=False),
+              trial(0.001, 32, [6.0], trainable=False), trial(0.002, 32, [9.0, None], stable=False, trainable=False)]  # fmt: skip
+    figure = tuning_figure(trials, "batch_size", [0.001, 0.002], [16, 32])
+    axes = figure.drawing.axes[0]
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert texts == {(0, 0): "8.500\n● 1", (1, 0): "7.000\n● 1  ○ 1", (0, 1): "–\n○ 1", (1, 1): "–\n× 1"}
+    assert axes.get_xlabel() == "learning_rate" and axes.get_ylabel() == "batch_size"
+    assert figure.caption == "Best: 7.000 at learning_rate 0.002, batch_size 16."
+    assert tuning_figure(trials[2:], "batch_size", [0.001, 0.002], [16, 32]).caption == "No trial was trainable."
+
+
+def test_the_gue_curve_has_area_one_and_mean_one():
+    s, step = np.linspace(0, 12, 120_001, retstep=True)
+    density = gue_spacing_density(s)
+    assert (density * step).sum() == pytest.approx(1) and (s * density * step).sum() == pytest.approx(1)
+    assert gue_spacing_density(0.01) / gue_spacing_density(0.005) == pytest.approx(4, rel=1e-3)  # repulsion by s², not s
+    for limit in (0.3, 1.0, 2.5):
+        assert gue_share_below(limit) == pytest.approx((density * step)[s < limit].sum(), rel=1e-3)
