@@ -4,7 +4,6 @@
     python rzz/src/predict.py 11000000..11000009 7654321  # several, one line each
     python rzz/src/predict.py --interactive               # asks for indexes until an empty line
     python rzz/src/predict.py --json --file indexes.txt   # one index or range a line; --file - reads standard input
-    python rzz/src/predict.py --check                     # what it would meet; writes nothing
 
 A prediction is the mean of evaluation.runs texts drawn by nucleus sampling, given with their standard deviation, or with
 --greedy the text of the most probable characters. A zero's samples are the same whatever else is asked with it. With --json
@@ -31,12 +30,10 @@ from common.cli import run_script, stage_parser
 from common.config import UserError, load_config, row_fits
 from common.devices import choose_device, describe_device
 from common.logs import log, progress_bar, start_logging
-from common.text import format_duration
 from data_utils import zeros_in_memory
 from model.sampling import answer, predict
 from reporting.prediction_card import card, column_widths, table_head, table_line
 from training.checkpoints import find_checkpoint, trained_model, trained_zeros
-from training.preflight import median_seconds, print_preflight
 
 ZEROS_AT_ONCE = 64  # predicted together, and shown as soon as they are
 LARGEST_RANGE = 1_000_000
@@ -52,12 +49,9 @@ def main(argv=None):
     parser.add_argument("--no-truth", action="store_true", help="leave out the true zeros")
     parser.add_argument("--json", action="store_true", help="one JSON object a zero, see above")
     parser.add_argument("--checkpoint", type=Path, help="ask this file (default: the latest one of the run)")
-    parser.add_argument("--check", action="store_true", help="look whether all is there and how fast it is, and write nothing")
     args = parser.parse_args(argv)
     indexes = asked_indexes(args)
     config = load_config(args.config, args.overrides, args.device)
-    if args.check:
-        return check(config, args, indexes)
     start_logging(config.log_folder, args.quiet)
     device, reason = choose_device(config.runtime.device)
     log.info("device %s: %s", describe_device(device), reason)
@@ -72,20 +66,6 @@ def main(argv=None):
             show(args, config, model, trained, [index for word in words for index in parsed_indexes(word)])
         except UserError as error:
             print(error, file=sys.stderr)
-
-
-def check(config, args, indexes):
-    """Print what there is to answer with and how long an answer takes, from one zero."""
-    device, reason = choose_device(config.runtime.device)
-    checkpoint, path = find_checkpoint(config, args.checkpoint)
-    model = trained_model(checkpoint, path).to(device)
-    first, last = trained_zeros(checkpoint)
-    runs, top_p, seed = sampling(args, config)
-    seconds = median_seconds(lambda: predict(model, [last + 1], runs, top_p, seed), device)
-    facts = {"checkpoint": f"{path}, trained on zeros {first:,} … {last:,}", "one step": f"one zero in {1000 * seconds:.0f} ms"}
-    if indexes:
-        facts["forecast"] = f"at most {format_duration(len(indexes) * seconds)} for {len(indexes):,} zeros, without the true ones"
-    print_preflight(device, reason, facts)
 
 
 def ask():
@@ -136,7 +116,7 @@ def asked_indexes(args):
     indexes = [index for word in args.indexes for index in parsed_indexes(word)]
     if args.file:
         indexes += indexes_in_file(args.file)
-    if not indexes and not args.interactive and not args.check:
+    if not indexes and not args.interactive:
         raise UserError("Name a zero by its index: python rzz/src/predict.py 11000000, or --file PATH, or --interactive.")
     return indexes
 

@@ -9,8 +9,8 @@ import torch
 from conftest import DEVICE, SMALL_RUN, write_config
 
 import evaluate
-import predict
 import train
+import tune_hyper_parameters
 from common.config import UserError, load_config
 from data_utils import zeros_in_memory
 from model.batches import iterate_batches
@@ -21,7 +21,7 @@ from training.optimizer import make_optimizer, training_step
 from training.preflight import check_disk_space, median_seconds, zeros_text
 from training.progress import Progress
 
-STAGES = {"train": train, "evaluate": evaluate, "predict": predict}
+STAGES = {"tune": tune_hyper_parameters, "train": train, "evaluate": evaluate}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def contents(folder):
     return {path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None) for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("stage, arguments", [("train", []), ("train", ["--resume"]), ("train", ["--fresh"])])
+@pytest.mark.parametrize("stage, arguments", [("tune", []), ("train", []), ("train", ["--resume"]), ("train", ["--fresh"])])
 def test_in_a_new_folder_it_says_all_and_makes_no_file(run_folder, check, stage, arguments):
     before = contents(run_folder)
     said = check(stage, run_folder, *arguments)
@@ -67,7 +67,7 @@ def test_in_a_new_folder_it_says_all_and_makes_no_file(run_folder, check, stage,
 
 
 @pytest.mark.parametrize("stage, arguments", [
-    ("train", ["--resume"]), ("train", ["--fresh"]), ("evaluate", []), ("predict", []), ("predict", ["905", "10"]),
+    ("tune", []), ("train", ["--resume"]), ("train", ["--fresh"]), ("evaluate", []),
 ])  # fmt: skip
 def test_beside_a_run_it_changes_nothing(trained, check, stage, arguments):
     before = contents(trained)
@@ -100,7 +100,7 @@ def test_the_first_loss_is_the_one_that_training_begins_with(run_folder, check):
 
 @pytest.mark.parametrize("stage, arguments, says", [
     ("train", [], "--resume"), ("train", ["--resume", "--set", "model.d_model=32"], "model.d_model"),
-    ("evaluate", ["--set", "data.K=1"], "raise data.K"), ("predict", ["ten"], "not an index"),
+    ("evaluate", ["--set", "data.K=1"], "raise data.K"),
 ])  # fmt: skip
 def test_what_the_stage_refuses_the_check_refuses(trained, check, stage, arguments, says):
     with pytest.raises(UserError, match=says):
@@ -113,6 +113,14 @@ def test_beside_a_run_that_will_be_moved_aside_all_checkpoints_are_new(trained, 
     check("train", trained, "--resume")
     check("train", trained, "--fresh")
     assert new[1] == 6 * new[0] > 0  # last.pt, last.prev.pt, those of 3 rounds, and one while it is written
+
+
+def test_a_search_counts_the_states_of_the_points_that_may_go_on(run_folder, check):
+    model = load_config(run_folder / "config.json", ["model.d_model=256"]).model
+    size = 16 * parameter_count(build_model(model, seed=1)) / 1e6  # MB: weights, their running average, and AdamW's two
+    for keep, states in ((1.0, 2), (0.5, 1)):  # of 2 learning rates with one head; three do not fit d_model
+        said = check("tune", run_folder, "--set", "model.d_model=256", "--set", f"tuning.keep={keep}")["disk"]
+        assert float(said.split(" MB")[0]) == pytest.approx(states * size, abs=0.1)
 
 
 def test_zeros_that_have_a_file_are_not_counted_as_missing(run_copy, check):
