@@ -9,12 +9,12 @@ A prediction is the mean of evaluation.runs texts drawn by nucleus sampling, giv
 --greedy the text of the most probable characters. A zero's samples are the same whatever else is asked with it. With --json
 each zero is one object on a line of its own:
 
-    index, predicted, spread    predicted: null where nothing readable was written; spread: null with --greedy
+    index, predicted, spread    predicted: null if nothing readable was written; spread: null with --greedy
     samples                     what was drawn; null stands for a text that is no number
     text, probabilities         the most probable characters, and for each of them after the ':' what was possible there:
                                 {character: probability} from the most probable one to the last of at least 0.001
     smooth_count, mean_spacing  where a formula that knows no zero puts this one, and the distance of zeros at that height
-    true, error                 the zero cut after four decimals and predicted - true; null where it is not known
+    true, error                 the zero cut after four decimals and predicted - true; null if it is not known
     error_in_spacings           error / mean_spacing
     trained_on                  whether the checkpoint was trained on this zero
 """
@@ -30,14 +30,15 @@ from common.cli import run_script, stage_parser
 from common.config import UserError, load_config, row_fits
 from common.devices import choose_device, describe_device
 from common.logs import log, progress_bar, start_logging
+from common.text import format_row
 from data_utils import zeros_in_memory
-from model.sampling import answer, predict
-from reporting.prediction_card import card, column_widths, table_head, table_line
+from model.sampling import predict, prediction_record
+from reporting.prediction_card import TABLE_HEADER, card, column_widths, table_row
 from training.checkpoints import find_checkpoint, trained_model, trained_zeros
 
-ZEROS_AT_ONCE = 64  # predicted together, and shown as soon as they are
-LARGEST_RANGE = 1_000_000
-NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*"
+BATCH_SIZE = 64  # zeros that are predicted together, and shown as soon as they are
+MAX_RANGE = 1_000_000  # zeros
+INDEX = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*"
 
 
 def main(argv=None):
@@ -50,54 +51,51 @@ def main(argv=None):
     parser.add_argument("--json", action="store_true", help="one JSON object a zero, see above")
     parser.add_argument("--checkpoint", type=Path, help="ask this file (default: the latest one of the run)")
     args = parser.parse_args(argv)
-    indexes = asked_indexes(args)
+    indexes = [index for text in args.indexes for index in parse_indexes(text)] + (read_indexes(args.file) if args.file else [])
+    if not indexes and not args.interactive:
+        raise UserError("Name a zero by its index: python rzz/src/predict.py 11000000, or --file PATH, or --interactive.")
     config = load_config(args.config, args.overrides, args.device)
     start_logging(config.log_folder, args.quiet)
     device, reason = choose_device(config.runtime.device)
     log.info("device %s: %s", describe_device(device), reason)
     checkpoint, path = find_checkpoint(config, args.checkpoint)
     model = trained_model(checkpoint, path).to(device)
-    trained = trained_zeros(checkpoint)
     log.info("model %s", path)
 
-    show(args, config, model, trained, indexes)
-    while args.interactive and (words := ask()):
+    training_range = trained_zeros(checkpoint)
+    show(args, config, model, training_range, indexes)
+    while args.interactive and (words := prompt()):
         try:
-            show(args, config, model, trained, [index for word in words for index in parsed_indexes(word)])
+            show(args, config, model, training_range, [index for word in words for index in parse_indexes(word)])
         except UserError as error:
             print(error, file=sys.stderr)
 
 
-def ask():
+def prompt():
     """Return the words of the next line of standard input; none at its end."""
     print("index (empty to end): ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().split()
 
 
-def show(args, config, model, trained, indexes):
+def show(args, config, model, training_range, indexes):
     """Print what is known of each of `indexes`: one in full, several as a table, or as lines of JSON."""
-    runs, top_p, seed = sampling(args, config)
-    widths = column_widths(indexes)
+    options, widths = config.evaluation, column_widths(indexes)
+    runs = 0 if args.greedy else options.runs
     if len(indexes) > 1 and not args.json:
-        print(table_head(widths))
+        print(format_row(TABLE_HEADER, widths))
     with progress_bar(len(indexes), "predicting", "zero") as bar:
-        for start in range(0, len(indexes), ZEROS_AT_ONCE):
-            for prediction in predict(model, indexes[start : start + ZEROS_AT_ONCE], runs, top_p, seed):
-                true, unknown = (None, "left out") if args.no_truth else true_value(config, prediction.index)
-                found = answer(prediction, true, trained)
+        for start in range(0, len(indexes), BATCH_SIZE):
+            for prediction in predict(model, indexes[start : start + BATCH_SIZE], runs, options.top_p, options.seed):
+                true, truth_note = (None, "left out") if args.no_truth else true_value(config, prediction.index)
+                record = prediction_record(prediction, true, training_range)
                 if args.json:
-                    text = json.dumps(found)
+                    text = json.dumps(record)
                 elif len(indexes) > 1:
-                    text = table_line(found, widths)
+                    text = table_row(record, widths)
                 else:
-                    text = card(found, trained, unknown)
+                    text = card(record, training_range, truth_note)
                 tqdm.write(text)  # above the bar, if there is one
                 bar.update(1)
-
-
-def sampling(args, config):
-    """Return (runs, top_p, seed); no run where only the most probable characters are asked for."""
-    return 0 if args.greedy else config.evaluation.runs, config.evaluation.top_p, config.evaluation.seed
 
 
 def true_value(config, index):
@@ -108,51 +106,42 @@ def true_value(config, index):
         return None, f"not known: {error.__cause__ or error}"
 
 
-# ------------------------------------------------------------------------------------------------------------- indexes
+def read_indexes(path):
+    """Return the indexes in a file, one or one range a line; blank lines and what follows a # are skipped.
 
-
-def asked_indexes(args):
-    """Return the indexes of the command line and its --file. Raises UserError for the first that cannot be asked for."""
-    indexes = [index for word in args.indexes for index in parsed_indexes(word)]
-    if args.file:
-        indexes += indexes_in_file(args.file)
-    if not indexes and not args.interactive:
-        raise UserError("Name a zero by its index: python rzz/src/predict.py 11000000, or --file PATH, or --interactive.")
-    return indexes
-
-
-def indexes_in_file(name):
-    """Return the indexes in the file `name`, one or one range a line; blank lines and what follows a # are skipped."""
+    Raises UserError if it cannot be read, holds no index, or for the first line that is not one.
+    """
+    name = "standard input" if path == "-" else path
     try:
-        lines = sys.stdin.readlines() if name == "-" else Path(name).read_text(encoding="utf-8").splitlines()
+        lines = sys.stdin.readlines() if path == "-" else Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"Cannot read {name} ({error.strerror}); give --file a file with one index a line.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not a text file; give --file a file with one index a line.") from error
     indexes = []
     for number, line in enumerate(lines, 1):
-        if word := line.split("#")[0].strip():
+        if text := line.split("#")[0].strip():
             try:
-                indexes += parsed_indexes(word)
+                indexes += parse_indexes(text)
             except UserError as error:
-                raise UserError(f"{'standard input' if name == '-' else name}, line {number}: {error}") from error
+                raise UserError(f"{name}, line {number}: {error}") from error
     if not indexes:
-        raise UserError(f"There is no index in {'standard input' if name == '-' else name}.")
+        raise UserError(f"There is no index in {name}.")
     return indexes
 
 
-def parsed_indexes(word):
-    """Return the indexes that '11000000', '11,000,000', '11_000_000' or '11000000..11000009' stand for."""
-    match = re.fullmatch(f"({NUMBER})(?:\\.\\.({NUMBER}))?", word)
-    if not match or len(word) > 100:
-        raise UserError(f"{word[:100]!r} is not an index; write 11000000, 11,000,000 or a range, 11000000..11000009.")
+def parse_indexes(text):
+    """Return the indexes that '11000000', '11,000,000', '11_000_000' or '11000000..11000009' stand for; else raise UserError."""
+    match = re.fullmatch(f"({INDEX})(?:\\.\\.({INDEX}))?", text)
+    if not match or len(text) > 100:
+        raise UserError(f"{text[:100]!r} is not an index; write 11000000, 11,000,000 or a range, 11000000..11000009.")
     first, last = (int(re.sub("[,_]", "", number)) for number in (match[1], match[2] or match[1]))
     if first < 1:
         raise UserError("There is no zero 0; the first one is zero 1.")
     if not row_fits(last):
         raise UserError(f"The row of zero {last:,} does not fit 32 tokens; the last one that does is zero 999,999,999,999.")
-    if not first <= last < first + LARGEST_RANGE:
-        raise UserError(f"{word} is not a range of 1 to {LARGEST_RANGE:,} zeros.")
+    if not first <= last < first + MAX_RANGE:
+        raise UserError(f"{text} is not a range of 1 to {MAX_RANGE:,} zeros.")
     return range(first, last + 1)
 
 

@@ -1,4 +1,7 @@
-"""What predict.py says of a zero is what the model says, beside the true zero, and bad questions cost nothing."""
+"""What predict.py says of a zero is what the model says, compared with the true zero, and bad questions cost nothing.
+
+The claims on model.sampling.predict are here too, since they need the same trained model.
+"""
 
 import io
 import json
@@ -14,9 +17,10 @@ from conftest import DEVICE, SMALL_RUN, SRC, write_config
 import predict as script
 from common.config import UserError, load_config
 from common.logs import log, progress_bar, start_logging
-from model.sampling import Prediction, answer, character_probabilities, predict
+from common.text import format_row
+from model.sampling import character_probabilities, predict
 from model.tokenizer import decode, encode
-from reporting.prediction_card import bar, card, column_widths, table_head, table_line, training_text
+from reporting.prediction_card import TABLE_HEADER, card, column_widths, table_row
 from training.checkpoints import latest_checkpoint, trained_model, trained_zeros
 from transformer import on_device
 
@@ -38,7 +42,7 @@ def model(trained):
 
 @pytest.fixture
 def ask(trained, capsys, monkeypatch):
-    """Call predict.py's main() with arguments and what stands on standard input; returns its output and errors."""
+    """Call predict.py's main() with arguments and what standard input holds; returns its output and errors."""
 
     def ask(*arguments, given=""):
         monkeypatch.setattr(sys, "stdin", io.StringIO(given))
@@ -48,7 +52,7 @@ def ask(trained, capsys, monkeypatch):
     return ask
 
 
-def answers(captured):
+def records(captured):
     return [json.loads(line) for line in captured.out.splitlines()]
 
 
@@ -83,7 +87,7 @@ def test_probabilities_can_be_asked_for_texts_of_different_lengths_and_do_not_se
 
 
 def test_the_true_zero_and_the_error_in_spacings_are_what_mpmath_says(ask):
-    (found,) = answers(ask("--json", "10"))
+    (found,) = records(ask("--json", "10"))
     zero = float(mpmath.zetazero(10).imag)
     assert found["true"] == 49.7738 and 0 <= zero - found["true"] < 1e-4
     assert found["error"] == pytest.approx(found["predicted"] - 49.7738)
@@ -94,7 +98,7 @@ def test_the_true_zero_and_the_error_in_spacings_are_what_mpmath_says(ask):
 
 
 def test_predicted_and_spread_are_mean_and_standard_deviation_of_the_readable_samples(ask):
-    found = answers(ask("--json", "900..910", "--set", "evaluation.runs=7"))
+    found = records(ask("--json", "900..910", "--set", "evaluation.runs=7"))
     assert [zero["index"] for zero in found] == list(range(900, 911))
     for zero in found:
         samples = np.array([sample for sample in zero["samples"] if sample is not None])
@@ -104,17 +108,17 @@ def test_predicted_and_spread_are_mean_and_standard_deviation_of_the_readable_sa
 
 
 def test_a_zero_gets_the_same_samples_alone_in_a_table_and_asked_again(ask):
-    (alone,) = answers(ask("--json", "905"))
-    among = answers(ask("--json", "--file", "-", given="".join(f"{index}\n" for index in [*range(800, 905), 12, 905])))
+    (alone,) = records(ask("--json", "905"))
+    among = records(ask("--json", "--file", "-", given="".join(f"{index}\n" for index in [*range(800, 905), 12, 905])))
     assert len(among) == 107
     alone["probabilities"] = [pytest.approx(given, abs=1e-5) for given in alone["probabilities"]]  # a larger batch rounds otherwise
     assert among[-1] == alone
-    (otherwise,) = answers(ask("--json", "905", "--set", "evaluation.seed=2"))
+    (otherwise,) = records(ask("--json", "905", "--set", "evaluation.seed=2"))
     assert otherwise["samples"] != alone["samples"] and otherwise["text"] == alone["text"]
 
 
 def test_greedy_is_the_number_of_the_most_probable_text_with_no_spread(ask, model):
-    (found,) = answers(ask("--json", "--greedy", "905"))
+    (found,) = records(ask("--json", "--greedy", "905"))
     text, probabilities = step_by_step(model, 905)
     assert found["text"] == text and f"b905:{found['predicted']:.4f}e" == text
     assert found["spread"] is None and found["samples"] == []
@@ -123,36 +127,22 @@ def test_greedy_is_the_number_of_the_most_probable_text_with_no_spread(ask, mode
         assert len(given) == (expected >= 0.001).sum()
 
 
-def test_unreadable_samples_are_null_and_counted_and_nothing_readable_is_no_number():
-    some = Prediction(10, [49.0, None, 51.0], "b10:50.0000e", np.full((8, 16), 1 / 16))
-    assert (some.value, some.spread) == (50.0, 1.0)
-    told = answer(some, 497738, (1, 899))
-    assert told["samples"] == [49.0, None, 51.0]
-    shown = " ".join(card(told, (1, 899), "").split())
-    assert "mean of 2 samples, standard deviation 1.0000; 1 more are no number" in shown
-    none = Prediction(10, [None, None], "b10:4p", np.full((2, 16), 1 / 16))
-    told = answer(none, 497738, (1, 899))
-    assert (told["predicted"], told["spread"], told["error"], told["error_in_spacings"]) == (None, None, None, None)
-    assert "none of 2 samples is a number" in card(told, (1, 899), "")
-
-
 def test_it_says_whether_the_zero_was_trained_on(trained, ask):
     checkpoint, _ = latest_checkpoint(trained / "checkpoints")
     assert trained_zeros(checkpoint) == (1, 899)
-    found = answers(ask("--json", "899", "900"))
+    found = records(ask("--json", "899", "900"))
     assert [zero["trained_on"] for zero in found] == [True, False]
     assert "zero 899 was trained on (zeros 1 … 899)" in ask("899").out
     assert "zero 900 lies beyond the training (zeros 1 … 899)" in ask("900").out
-    assert training_text(999_999, (1_000_000, 10_999_999)) == "lies before the training (zeros 1,000,000 … 10,999,999)"
-    earlier = answers(ask("--json", "299", "300", "--checkpoint", str(trained / "checkpoints" / "round_0.pt")))
+    earlier = records(ask("--json", "299", "300", "--checkpoint", str(trained / "checkpoints" / "round_0.pt")))
     assert [zero["trained_on"] for zero in earlier] == [True, False]
 
 
 def test_an_index_beyond_what_zeros_db_computes_has_a_prediction_and_says_that_the_truth_is_not_known(ask):
-    (found,) = answers(ask("--json", "100000001", "--greedy"))
+    (found,) = records(ask("--json", "100000001", "--greedy"))
     assert found["true"] is None and found["error"] is None and len(found["text"]) > 10
     assert "not known" in ask("100000001").out
-    (left_out,) = answers(ask("--json", "905", "--no-truth"))
+    (left_out,) = records(ask("--json", "905", "--no-truth"))
     assert left_out["true"] is None and left_out["predicted"] is not None
 
 
@@ -167,7 +157,7 @@ def test_nothing_is_written_into_the_data_folder(trained, ask):
     ("999,999,999,999", [999_999_999_999]), ("9..12", [9, 10, 11, 12]), ("1_000..1,001", [1000, 1001]),
 ])  # fmt: skip
 def test_an_index_may_be_typed_as_people_type_them(word, indexes):
-    assert list(script.parsed_indexes(word)) == indexes
+    assert list(script.parse_indexes(word)) == indexes
 
 
 @pytest.mark.parametrize("word, says", [
@@ -177,14 +167,14 @@ def test_an_index_may_be_typed_as_people_type_them(word, indexes):
 ])  # fmt: skip
 def test_what_is_no_index_is_refused_in_one_line(word, says):
     with pytest.raises(UserError, match=says) as error:
-        script.parsed_indexes(word)
+        script.parse_indexes(word)
     assert len(str(error.value)) < 200 and "\n" not in str(error.value)
 
 
 def test_a_bad_line_of_a_file_is_named_with_its_number_before_anything_is_computed(trained, tmp_path, ask):
     path = tmp_path / "indexes.txt"
     path.write_text("# asked for\n10\n\n905  # the last one\n11,000..11,001\n")
-    assert [zero["index"] for zero in answers(ask("--json", "--file", str(path), "3"))] == [3, 10, 905, 11000, 11001]
+    assert [zero["index"] for zero in records(ask("--json", "--file", str(path), "3"))] == [3, 10, 905, 11000, 11001]
     path.write_text("10\n\nten\n")
     command = [sys.executable, str(SRC / "predict.py"), "--config", str(trained / "config.json"), "--file", str(path)]
     process = subprocess.run(command, capture_output=True, text=True)
@@ -202,29 +192,24 @@ def test_asked_for_nothing_it_says_what_to_type(ask, arguments, says):
 
 def test_interactive_answers_until_an_empty_line_and_survives_a_bad_one(ask):
     captured = ask("--interactive", "--greedy", "--json", given="905\nten\n10 11\n\n12\n")
-    assert [zero["index"] for zero in answers(captured)] == [905, 10, 11]
+    assert [zero["index"] for zero in records(captured)] == [905, 10, 11]
     assert "'ten' is not an index" in captured.err and "index" not in captured.out.replace('"index"', "")
-    assert [zero["index"] for zero in answers(ask("--interactive", "--json", "7", given="8"))] == [7, 8]
+    assert [zero["index"] for zero in records(ask("--interactive", "--json", "7", given="8"))] == [7, 8]
 
 
 def test_a_card_fits_80_columns_and_becomes_ascii_where_it_must(ask, monkeypatch):
     for index in ("905", "100000001", "999999999999"):
         shown = ask(index).out
         assert max(map(len, shown.splitlines())) < 80 and "█" in shown
-    found = answers(ask("--json", "905"))[0]
+    found = records(ask("--json", "905"))[0]
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    assert card(found, (1, 899), "").isascii() and table_line(found, column_widths([905])).isascii()
-
-
-def test_a_bar_is_as_long_as_its_share():
-    assert [bar(share).rstrip() for share in (0, 1 / 160, 0.5, 0.975, 1)] == ["", "▏", "█" * 10, "█" * 19 + "▌", "█" * 20]
-    assert {len(bar(share)) for share in np.linspace(0, 1, 99)} == {20}
+    assert card(found, (1, 899), "").isascii() and table_row(found, column_widths([905])).isascii()
 
 
 def test_several_zeros_are_a_table_whose_columns_line_up(ask):
     lines = ask("9", "905", "10_000_000").out.splitlines()
     assert len(lines) == 4 and lines[0].split() == ["index", "predicted", "spread", "true", "error", "spacings", "seen"]
-    assert lines[0] == table_head(column_widths([9, 905, 10_000_000])) and len(lines[0]) < 80
+    assert lines[0] == format_row(TABLE_HEADER, column_widths([9, 905, 10_000_000])) and len(lines[0]) < 80
     assert [line.split()[0] for line in lines[1:]] == ["9", "905", "10,000,000"]
     assert lines[1].split()[3] == "48.0051" and lines[1].endswith("yes") and lines[2].endswith(" no")
     assert len(lines[1]) == len(lines[0])

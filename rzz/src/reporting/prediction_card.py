@@ -1,114 +1,106 @@
-"""How predict.py shows zeros to a reader: one in full, or several as lines of a table.
+"""How predict.py shows zeros to a reader: one in full, or several as rows of a table.
 
-    print(card(answer, trained=(1_000_000, 10_999_999), unknown=""))
+    print(card(record, training_range=(1_000_000, 10_999_999), truth_note=""))
 
-An answer is what model.sampling.answer returns. A card fits 80 columns, as does a table of zeros up to 100,000,000, and both
-are ASCII where standard output takes no more.
+A record is what model.sampling.prediction_record returns. A card fits 80 columns, as does a table of zeros up to
+100,000,000, and both are ASCII if standard output takes no more.
 """
 
 import sys
 import textwrap
 
+from common.text import format_row
+
 WIDTH = 79  # columns
-BAR = 20  # columns that stand for 100 %
+BAR_WIDTH = 20  # columns that stand for 100 %
 EIGHTHS = " ▏▎▍▌▋▊▉"
-OTHERS = 4  # most characters shown besides the one that was written
-HEADS = ("index", "predicted", "spread", "true", "error", "spacings", "seen")
+MAX_ALTERNATIVES = 4  # characters shown after the one that was written
+TABLE_HEADER = ("index", "predicted", "spread", "true", "error", "spacings", "seen")
 ASCII = str.maketrans({"…": "...", "–": "-", "█": "#", **dict.fromkeys("▏▎▍", " "), **dict.fromkeys("▌▋▊▉", "#")})
 
 
-def card(answer, trained, unknown):
+def card(record, training_range, truth_note):
     """Return all that there is to say of one zero.
 
-    trained: (first, last) index of the training. unknown: why there is no true value, or "".
+    training_range: (first, last) index of the training. truth_note: why there is no true value, or "".
     """
-    lines = [f"zero {answer['index']:,} {training_text(answer['index'], trained)}", ""]
-    rows = [prediction_row(answer), ("true", answer["true"], unknown)]
-    if answer["error"] is not None:
-        in_spacings = f"{answer['error_in_spacings']:+.3f} mean spacings of {answer['mean_spacing']:.4f}"
-        rows.append(("error", answer["error"], in_spacings))
-    offset = ""
-    if answer["true"] is not None:
-        offset = f"{(answer['smooth_count'] - answer['true']) / answer['mean_spacing']:+.3f} mean spacings from the true zero"
-    rows.append(("smooth count", answer["smooth_count"], offset))
-    cells = [fixed(number, "+" if name == "error" else "") for name, number, _ in rows]
-    for (name, _, note), cell in zip(rows, cells, strict=True):
-        lines += indented(f"  {name:<12}  {cell:>{max(map(len, cells))}}  ", note)
-    if readable := [sample for sample in answer["samples"] if sample is not None]:
+    true, smooth, spacing = record["true"], record["smooth_count"], record["mean_spacing"]
+    rows = [("predicted", fixed(record["predicted"]), sampling_note(record)), ("true", fixed(true), truth_note)]
+    if record["error"] is not None:
+        in_spacings = f"{record['error_in_spacings']:+.3f} mean spacings of {spacing:.4f}"
+        rows.append(("error", fixed(record["error"], "+"), in_spacings))
+    offset = "" if true is None else f"{(smooth - true) / spacing:+.3f} mean spacings from the true zero"
+    rows.append(("smooth count", fixed(smooth), offset))
+    width = max(len(number) for _, number, _ in rows)
+    lines = [f"zero {record['index']:,} {training_text(record['index'], training_range)}", ""]
+    for name, number, note in rows:
+        lines += indented(f"  {name:<12}  {number:>{width}}  ", note)
+    if readable := [sample for sample in record["samples"] if sample is not None]:
         lines += ["", *indented("  samples  ", "  ".join(map(fixed, sorted(readable))))]
-    lines += ["", f"  The most probable characters give {answer['text']}", "", *probability_lines(answer)]
+    lines += ["", f"  The most probable characters give {record['text']}", "", *probability_lines(record)]
     return printable("\n".join(lines))
 
 
-def prediction_row(answer):
-    """The row of the card that says what was predicted and how."""
-    samples, spread = answer["samples"], answer["spread"]
-    readable = len(samples) - samples.count(None)
+def sampling_note(record):
+    """How the prediction came about, and what of the samples was readable."""
+    samples, spread = record["samples"], record["spread"]
+    unreadable = samples.count(None)
+    readable = len(samples) - unreadable
     if not samples:
-        note = "from the most probable characters"
-    elif spread is None:
-        note = f"{readable or 'none'} of {len(samples)} samples is a number"
-    else:
-        note = f"mean of {readable} samples, standard deviation {spread:.4f}"
-        note += f"; {len(samples) - readable} more are no number" if readable < len(samples) else ""
-    return "predicted", answer["predicted"], note
+        return "from the most probable characters"
+    if spread is None:
+        return f"{readable or 'none'} of {len(samples)} samples is a number"
+    note = f"mean of {readable} samples, standard deviation {spread:.4f}"
+    return f"{note}; {unreadable} more are no number" if unreadable else note
 
 
-def training_text(index, trained):
+def training_text(index, training_range):
     """'lies beyond the training (zeros 1,000,000 … 10,999,999)', or what else holds."""
-    first, last = trained
+    first, last = training_range
     if not last:
         return "is asked of a model that was not trained"
-    if first <= index <= last:
-        where = "was trained on"
-    else:
-        where = f"lies {'beyond' if index > last else 'before'} the training"
-    return f"{where} (zeros {first:,} … {last:,})"
+    relation = "was trained on" if first <= index <= last else f"lies {'beyond' if index > last else 'before'} the training"
+    return f"{relation} (zeros {first:,} … {last:,})"
 
 
-def probability_lines(answer):
+def probability_lines(record):
     """One line for each character of the text after ':': a bar for its probability, and what else was possible."""
     lines = []
-    for written, given in zip(answer["text"].partition(":")[2], answer["probabilities"], strict=True):
-        others = [f"{shown(character)} {percent(share)}" for character, share in given.items()
-                  if character != written and share >= 0.005]  # fmt: skip
-        line = f"    {shown(written)}  {bar(given[written])} {percent(given[written]):>5}   {'  '.join(others[:OTHERS])}"
-        lines.append(line.rstrip())
+    for written, probabilities in zip(record["text"].partition(":")[2], record["probabilities"], strict=True):
+        alternatives = [f"{quoted(character)} {percent(probability)}" for character, probability in probabilities.items()
+                        if character != written and probability >= 0.005]  # fmt: skip
+        chosen = f"    {quoted(written)}  {bar(probabilities[written])} {percent(probabilities[written]):>5}"
+        lines.append(f"{chosen}   {'  '.join(alternatives[:MAX_ALTERNATIVES])}".rstrip())
     return lines
 
 
-def shown(character):
+def quoted(character):
     return character.replace(" ", "' '")
 
 
-def bar(share):
-    """A bar of BAR columns for a share of 0 … 1, in steps of an eighth of a column."""
-    eighths = round(8 * BAR * share)
-    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).ljust(BAR)[:BAR]
+def bar(probability):
+    """A bar of BAR_WIDTH columns for a probability, in steps of an eighth of a column."""
+    eighths = round(8 * BAR_WIDTH * probability)
+    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).ljust(BAR_WIDTH)[:BAR_WIDTH]
 
 
-def percent(share):
-    """'97 %', and '>99 %' where it is not quite all."""
-    return ">99 %" if 0.995 <= share < 0.9995 else f"{100 * share:.0f} %"
+def percent(probability):
+    """'97 %', and '>99 %' if it is not quite all."""
+    return ">99 %" if 0.995 <= probability < 0.9995 else f"{100 * probability:.0f} %"
 
 
 def column_widths(indexes):
-    """Return the widths of the table's columns for zeros of these indexes."""
-    longest = len(str(max(indexes, default=1)))
-    value = max(len(HEADS[1]), longest + len(".0000"))
-    return (max(len(HEADS[0]), longest + (longest - 1) // 3), value, 7, value, 9, 8, len(HEADS[-1]))
+    """Return the widths of the table's columns for zeros of these indexes: rows are printed before the last one is known."""
+    digits = len(str(max(indexes, default=1)))
+    value = max(len("predicted"), digits + len(".0000"))
+    return max(len("index"), digits + (digits - 1) // 3), value, 7, value, 9, 8, len("seen")
 
 
-def table_head(widths):
-    return "  ".join(head.rjust(width) for head, width in zip(HEADS, widths, strict=True))
-
-
-def table_line(answer, widths):
-    in_spacings = "–" if answer["error_in_spacings"] is None else f"{answer['error_in_spacings']:+.3f}"
-    numbers = [fixed(answer[name]) for name in ("predicted", "spread", "true")]
-    error = fixed(answer["error"], "+")
-    cells = (f"{answer['index']:,}", *numbers, error, in_spacings, "yes" if answer["trained_on"] else "no")
-    return printable("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
+def table_row(record, widths):
+    numbers = (fixed(record[name]) for name in ("predicted", "spread", "true"))
+    in_spacings = "–" if record["error_in_spacings"] is None else f"{record['error_in_spacings']:+.3f}"
+    cells = [f"{record['index']:,}", *numbers, fixed(record["error"], "+"), in_spacings, "yes" if record["trained_on"] else "no"]
+    return printable(format_row(cells, widths))
 
 
 def fixed(number, sign=""):
@@ -121,7 +113,7 @@ def indented(start, text):
 
 
 def printable(text):
-    """Return `text`, in ASCII where standard output cannot take all of it."""
+    """Return `text`, in ASCII if standard output cannot take all of it."""
     try:
         text.encode(sys.stdout.encoding or "ascii")
         return text
