@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole pipeline in minutes, on real zeros: tune, train, evaluate, with everything in rzz/demo/run.
-# Interrupted, it goes on where it stopped when run again; remove rzz/demo/run to begin anew.
+# Interrupted, it goes on where it stopped when run again; remove rzz/demo/run to begin again.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../environment.sh" requirements.txt

@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import zeros_db
 from common.cli import run_script, stage_parser
-from common.config import CONTEXT, check_heads, check_range, load_config
+from common.config import CONTEXT, check_config, check_value, load_config
 from common.devices import choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
 from common.files import append_json_line
 from common.logs import start_logging
@@ -65,10 +65,10 @@ def main(argv=None):
     parser.add_argument("--count", type=int, default=500_000, help="zeros: how many at each height (default %(default)s)")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
-    check_range("--count", args.count, 1)
+    check_value("--count", args.count, low=1)
     config.model = dataclasses.replace(config.model, d_k=None, d_v=None, d_ff=None, dropout=0.0)
     config.training = dataclasses.replace(config.training, learning_rate=LEARNING_RATE)
-    check_heads(config.model)
+    check_config(config)
     start_logging(config.log_folder, args.quiet)
     figures = parts[args.part](config, args.count)
     append_json_line(config.log_folder / "benchmarks.jsonl", {
@@ -263,7 +263,7 @@ def trials_per_hour(config, device):
     with tempfile.TemporaryDirectory() as folder:
         tuning = dataclasses.replace(config.tuning, zeros=TUNED_ZEROS, grid=TUNED)
         config = dataclasses.replace(config, path=Path(folder) / "config.json", tuning=tuning)
-        trials = grid_of(config).points
+        trials = grid_of(config).trials
         training, validation = tuning_splits(config)
         jobs = schedule_jobs(config, trials, 1, device)
         with worker_pool(config, device, training, validation) as submit:

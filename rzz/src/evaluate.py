@@ -2,7 +2,6 @@
 
     python rzz/src/evaluate.py                            # the latest checkpoint on the test set
     python rzz/src/evaluate.py --checkpoint PATH --set data.N=100
-    python rzz/src/evaluate.py --check                    # what it would meet and how long it would take; writes nothing
 
 Prints a table to standard output, writes logs/evaluation.json, and what was written for each zero to
 logs/predictions.jsonl; a finished training's model card gets the same numbers. The test set is the first data.N zeros
@@ -19,7 +18,7 @@ from common.config import ModelConfig, UserError, load_config
 from common.devices import choose_device, describe_device
 from common.files import atomic_write, write_json_lines
 from common.logs import log, start_logging
-from common.text import format_duration, format_number, format_table
+from common.text import format_number, format_table
 from data_utils import interval, test_zeros, training_zeros
 from model.metrics import baselines, result_table, scores
 from model.network import build_model, cross_entropy_of, parameter_count
@@ -27,17 +26,13 @@ from model.sampling import sampled_predictions
 from model.tokenizer import SCALE
 from training.checkpoints import find_checkpoint, last_trained_index, trained_model
 from training.model_card import write_model_card
-from training.preflight import check_disk_space, median_seconds, print_preflight, sample_zeros, zeros_text
 
 
 def main(argv=None):
     parser = stage_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, help="evaluate this file (default: the latest one of the run)")
-    parser.add_argument("--check", action="store_true", help="forecast from a few zeros in memory, and write nothing")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
-    if args.check:
-        return check(config, args)
     start_logging(config.log_folder, args.quiet)
     device, reason = choose_device(config.runtime.device)
     log.info("device %s: %s", describe_device(device), reason)
@@ -48,12 +43,10 @@ def main(argv=None):
     model_config = ModelConfig(**checkpoint["config"]["model"])
     dataset = test_zeros(config)
 
-    untrained = cross_entropy_of(build_model(model_config, checkpoint["config"]["training"]["seed"]).to(device), dataset)
-    trained = cross_entropy_of(model, dataset)
+    untrained = build_model(model_config, checkpoint["config"]["training"]["seed"]).to(device)
     options = config.evaluation
     log.info("Writing %s zeros × %d runs, nucleus p = %g", f"{len(dataset):,}", options.runs, options.top_p)
     predictions = sampled_predictions(model, dataset, options.runs, options.top_p, options.seed)
-    references = baselines(dataset, training_zeros(config, config.data.K))
 
     result = {
         "checkpoint": str(path),
@@ -68,9 +61,10 @@ def main(argv=None):
         "runs": options.runs,
         "top_p": options.top_p,
         **scores(predictions, dataset),
-        **dataclasses.asdict(trained),
-        "untrained": dataclasses.asdict(untrained),
-        "baselines": {name: scores(values, dataset) for name, values in references.items()},
+        **dataclasses.asdict(cross_entropy_of(model, dataset)),
+        "untrained": dataclasses.asdict(cross_entropy_of(untrained, dataset)),
+        "baselines": {name: scores(values, dataset)
+                      for name, values in baselines(dataset, training_zeros(config, config.data.K)).items()},
     }
     write_json_lines(config.log_folder / "predictions.jsonl", prediction_lines(dataset, predictions))
     with atomic_write(config.log_folder / "evaluation.json", "w") as file:
@@ -80,29 +74,8 @@ def main(argv=None):
         write_model_card(config, checkpoint)
 
 
-def check(config, args):
-    """Print what the evaluation would meet and how long it would take, from a few zeros in memory."""
-    device, reason = choose_device(config.runtime.device)
-    checkpoint, path = find_checkpoint(config, args.checkpoint)
-    check_unseen(checkpoint, config, path)
-    model = trained_model(checkpoint, path).to(device)
-    first = interval(config, config.data.K + 1)[0]
-    intervals = [(first, config.data.N), interval(config, config.data.K)]  # the second one for the baselines
-    disk = check_disk_space(config, intervals)
-    zeros, seconds_each = sample_zeros(config, *intervals[1])
-    zeros, options = zeros.subset(slice(0, 64)), config.evaluation
-    seconds = median_seconds(lambda: sampled_predictions(model, zeros, options.runs, options.top_p, options.seed), device)
-    print_preflight(device, reason, {
-        "disk": disk,
-        "zeros": zeros_text(config, intervals, seconds_each),
-        "checkpoint": f"{path}, trained on zeros up to {last_trained_index(checkpoint):,}",
-        "one step": f"{len(zeros)} zeros × {options.runs} runs in {1000 * seconds:.0f} ms",
-        "forecast": f"{format_duration(config.data.N / len(zeros) * seconds)} for {config.data.N:,} zeros",
-    })  # fmt: skip
-
-
 def check_unseen(checkpoint, config, path):
-    """Raise UserError where the checkpoint has been trained on zeros of the test set; warn where it stopped long before."""
+    """Raise UserError if the checkpoint has been trained on zeros of the test set; warn if it stopped long before."""
     last, first_test = last_trained_index(checkpoint), interval(config, config.data.K + 1)[0]
     if last >= first_test:
         raise UserError(f"{path} was trained on zeros up to {last}, but the test set begins at {first_test}: raise data.K.")
@@ -115,7 +88,7 @@ def check_unseen(checkpoint, config, path):
 
 
 def prediction_lines(dataset, predictions):
-    """Yield for each zero its index, its value, and what the model wrote in each run, None where it is not a number."""
+    """Yield for each zero its index, its value, and what the model wrote in each run, None if it is not a number."""
     for index, value, runs in zip(dataset.indexes.tolist(), dataset.values.tolist(), predictions.tolist(), strict=True):
         yield {"index": index, "true": value / SCALE, "predicted": [None if math.isnan(each) else each for each in runs]}
 

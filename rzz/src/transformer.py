@@ -55,7 +55,7 @@ class CausalSelfAttention(nn.Module):
         what came before `start` and take in what is new. first: the first of the T columns whose result is wanted.
         """
         B, T, _ = x.shape
-        query = self.query(x[:, first:].contiguous())  # Apple's F.linear has erred where it is not (pytorch#161640)
+        query = self.query(x[:, first:].contiguous())  # Apple's F.linear has erred if it is not (pytorch#161640)
         key, value = self.key_value(x).split([self.num_heads * self.d_k, self.num_heads * self.d_v], dim=-1)
         query = query.view(B, T - first, self.num_heads, self.d_k).transpose(1, 2)  # (B, H, T - first, d_k)
         key = key.view(B, T, self.num_heads, self.d_k).transpose(1, 2)
@@ -152,7 +152,7 @@ def nucleus_sample(logits, p, uniform):
     The nucleus is the smallest set of most probable tokens whose probabilities reach `p`; the draw is made from it in
     proportion. p = 0 is greedy: the nucleus is the most probable token.
 
-    logits: (B, V) on the CPU, where sampling is exact on every machine. uniform: (B,) random numbers in [0, 1), which
+    logits: (B, V) on the CPU, so that sampling is exact on every machine. uniform: (B,) random numbers in [0, 1), which
     decide the draw. Returns int64 (B,).
     """
     probability, token = logits.double().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
@@ -212,5 +212,5 @@ def generate(model, prompts, indexes, uniforms, p, end_token):
 
 
 def on_device(features, device):
-    """Return the named tuple of tensors `features` with every tensor on `device`."""
-    return type(features)(*(part if part is None else part.to(device) for part in features))
+    """Return the dictionary of tensors `features` with every tensor on `device`."""
+    return {name: feature.to(device) for name, feature in features.items()}

@@ -20,6 +20,7 @@ from common.cli import run_script, stage_parser
 from common.config import UserError, load_config
 from common.logs import start_logging
 from data_utils import interval, stored_zeros
+from model.index_embedding import primes_up_to
 from model.sampling import sampled_predictions
 from model.tokenizer import SCALE
 from training.checkpoints import latest_checkpoint, trained_model
@@ -46,7 +47,7 @@ def main():
     zeros = stored_zeros(config, interval(config, config.data.K + 1)[0], args.zeros)
     smooth = smooth_zeros(zeros.indexes)
     predicted = np.nanmedian(sampled_predictions(model, zeros, args.runs, config.evaluation.top_p, seed=1), axis=1)
-    primes = model.position_embedding.primes
+    primes = primes_up_to(saved["model"]["max_prime"])
     angles = smooth[:, None] * np.log(primes)
     waves = np.concatenate([np.ones((len(smooth), 1)), np.cos(angles), np.sin(angles)], axis=1)
     fits = {}

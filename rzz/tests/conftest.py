@@ -70,11 +70,11 @@ def stop_after_the_third_step():
     """A stand-in for catch_stop_signals whose list of requests fills up during the third step."""
 
     class Requests(list):
-        asked = 0
+        looks = 0
 
         def __bool__(self):
-            self.asked += 1
-            if self.asked == 3:
+            self.looks += 1
+            if self.looks == 3:
                 self.append(15)
             return len(self) > 0
 

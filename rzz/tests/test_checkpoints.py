@@ -12,7 +12,6 @@ from data_utils import RiemannZerosDataset
 from model.network import build_model
 from training import checkpoints
 from training.checkpoints import (
-    checksum,
     latest_checkpoint,
     load_checkpoint,
     make_checkpoint,
@@ -41,7 +40,7 @@ def checkpoint_of(step, seed=1):
 def test_file_holds_plain_types_and_cpu_tensors_that_torch_loads_safely(tmp_path):
     save_checkpoint(checkpoint_of(5), tmp_path / "last.pt")
     loaded = torch.load(tmp_path / "last.pt", map_location="cpu", weights_only=True)
-    assert {"model", "optimizer", "progress", "config", "meta", "checksum"} == loaded.keys()
+    assert {"model", "optimizer", "progress", "config", "meta"} == loaded.keys()
     assert loaded["progress"]["step"] == 5 and loaded["config"]["data"]["K"] == 10
     assert {"torch", "device", "parameters", "saved"} <= loaded["meta"].keys()
 
@@ -198,7 +197,10 @@ def test_a_save_that_fails_leaves_the_checkpoints_before_it_and_nothing_else(tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.prev.pt", "last.pt"]
 
 
-def test_checksum_tells_apart_values_shapes_and_types():
-    values = [{"a": 1}, {"a": 1.0}, {"a": True}, {"a": "1"}, {"b": 1}, {"a": torch.ones(2)}, {"a": torch.ones(2, 1)},
-              {"a": torch.ones(2, dtype=torch.float64)}, {"a": torch.tensor([1.0, 2.0])}, {}]  # fmt: skip
-    assert len({checksum(value) for value in values}) == len(values)
+def test_the_checksum_is_of_the_content(tmp_path):
+    checkpoint = checkpoint_of(1)
+    for name in ("last.pt", "round_1.pt"):
+        save_checkpoint(checkpoint, tmp_path / name)
+    save_checkpoint({**checkpoint, "progress": {**checkpoint["progress"], "row": 1}}, tmp_path / "round_2.pt")
+    first, same, other = (load_checkpoint(tmp_path / name)["checksum"] for name in ("last.pt", "round_1.pt", "round_2.pt"))
+    assert first == same != other

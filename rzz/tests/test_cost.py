@@ -7,10 +7,20 @@ import torch
 from conftest import batch_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.config import INDEX_EMBEDDINGS, ModelConfig, Throughput
-from model.network import build_model, cross_entropy, logits_of
+from common.config import Config, ModelConfig, Throughput
+from model.index_embedding import KINDS
+from model.network import build_model, cross_entropy, logits_of, parameter_count
 from tuning import cost
-from tuning.cost import activation_bytes, fitted_speed, flops_per_zero, measured_bytes, some_zeros, state_bytes, step_seconds
+from tuning.cost import (
+    activation_bytes,
+    fitted_speed,
+    flops_per_zero,
+    measured_bytes,
+    parameters_of,
+    some_zeros,
+    state_bytes,
+    step_seconds,
+)
 
 MODELS = [
     ModelConfig(d_model=32, num_layers=1, num_heads=2, index_embedding="smooth"),
@@ -28,7 +38,7 @@ def test_forecast_of_memory_is_what_autograd_and_the_optimizer_hold(model, size)
     assert 1 / 1.3 < forecast / measured_bytes(model, size) < 1.3
 
 
-@pytest.mark.parametrize("model", [*MODELS, *(dataclasses.replace(MODELS[2], index_embedding=kind) for kind in INDEX_EMBEDDINGS)])
+@pytest.mark.parametrize("model", [*MODELS, *(dataclasses.replace(MODELS[2], index_embedding=kind) for kind in KINDS)])
 def test_forecast_of_operations_is_what_torch_counts(model):
     zeros, built = some_zeros(8), build_model(model, seed=1)
     batch = batch_of(built, zeros, 8)
@@ -57,3 +67,10 @@ def test_a_figure_that_does_not_show_in_the_times_is_not_negative(monkeypatch):
     found = fitted_speed(torch.device("cpu"))
     assert found.layer_ms == pytest.approx(2) and found.tflops > 0 and found.gb_per_s > 0
     assert step_seconds(MODELS[2], 128, 23, found) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forecast_of_parameters_is_the_number_of_parameters(kind):
+    for settings in (*MODELS, Config().model):
+        settings = dataclasses.replace(settings, index_embedding=kind)
+        assert parameters_of(settings) == parameter_count(build_model(settings, seed=0))

@@ -13,7 +13,7 @@ from conftest import SRC, batch_of
 from torch.overrides import TorchFunctionMode
 
 from common import devices
-from common.config import INDEX_EMBEDDINGS, ModelConfig, TrainingConfig, UserError
+from common.config import ModelConfig, TrainingConfig, UserError
 from common.devices import (
     choose_device,
     compile_failure,
@@ -26,6 +26,7 @@ from common.devices import (
     to_cpu,
 )
 from data_utils import RiemannZerosDataset
+from model.index_embedding import KINDS
 from model.network import build_model, cross_entropy_of
 from model.sampling import sampled_predictions
 from training.optimizer import make_optimizer, training_step
@@ -51,7 +52,7 @@ class TransfersSeen(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-@pytest.mark.parametrize("kind", INDEX_EMBEDDINGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_float64_and_no_asynchronous_copy_reaches_a_device(kind):
     model = build_model(ModelConfig(d_model=16, num_layers=1, num_heads=2, index_embedding=kind, max_prime=10), 1)
     optimizer = make_optimizer(model, TrainingConfig())

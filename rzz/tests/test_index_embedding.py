@@ -1,20 +1,34 @@
 """What the model is told about the index is the formula it claims to be, computed here digit by digit with mpmath."""
 
+import dataclasses
+
 import mpmath
 import numpy as np
 import pytest
+import torch
+from conftest import batch_of
 
+from common.config import ModelConfig, TrainingConfig, UserError
+from data_utils import RiemannZerosDataset
 from model.index_embedding import (
+    KINDS,
     LOWEST,
     NEXT_IS_END,
     NEXT_IS_POINT,
     NOTHING_LEFT,
+    IndexEmbedding,
+    PlaceValue,
+    SmoothCount,
+    describe_embedding,
     position_from_colon,
     prime_phases,
     primes_up_to,
     residual_features,
 )
+from model.network import build_model, parameter_count
 from model.tokenizer import encode, row_text
+from training.optimizer import make_optimizer, training_step
+from tuning.cost import parameters_of
 
 
 def tokens_of(*texts):
@@ -102,3 +116,50 @@ def test_prime_phases_keep_their_digits_at_great_height():
         exact = [mpmath.frac(mpmath.mpf(height) * mpmath.log(int(p)) / (2 * mpmath.pi)) for p in primes]
     found = prime_phases(np.array([height]), primes)[0]
     assert np.abs(found - np.array(exact, float)).max() < 1e-7
+
+
+class Parity(torch.nn.Module):
+    """A part as somebody may write it."""
+
+    description = "whether it is odd"
+
+    def __init__(self, settings):
+        super().__init__()
+        self.parity = torch.nn.Embedding(2, settings.d_model)
+
+    def features(self, rows):
+        return {"parity": torch.from_numpy(rows.indexes % 2)}
+
+    def forward(self, features):
+        return [self.parity(features["parity"])[:, None]]
+
+    @staticmethod
+    def cost(settings, T):
+        return 2 * settings.d_model, 0
+
+
+def test_a_new_kind_is_a_class_and_a_line(monkeypatch):
+    monkeypatch.setitem(KINDS, "parity", (PlaceValue, SmoothCount, Parity))
+    settings = ModelConfig(d_model=16, num_layers=1, num_heads=2, index_embedding="parity")
+    zeros = RiemannZerosDataset([10, 11], [497738, 529703])
+    model = build_model(settings, seed=1)
+    assert parameter_count(model) == parameters_of(settings)
+    assert describe_embedding(settings).endswith("where the smooth count puts the zero, whether it is odd")
+    before = model.position_embedding.parity.weight.detach().clone()
+    training_step(model, make_optimizer(model, TrainingConfig()), batch_of(model, zeros, 2), 1e-2, 1.0, (1, 0))
+    assert (model.position_embedding.parity.weight != before).any(1).all()  # both rows were looked up, and learned
+    assert "position_embedding.parity.weight" in model.state_dict()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_vectors_of_a_kind_are_the_sum_of_those_of_its_parts(kind):
+    embedding = IndexEmbedding(ModelConfig(d_model=8, index_embedding=kind, max_prime=10))
+    features = embedding.features(tokens_of("b10:49.7738e", "b12:56.4462e"), np.array([10, 12]))
+    vectors = [vector.expand(2, 12, 8) for part in embedding.parts for vector in part(features)]
+    torch.testing.assert_close(embedding(features), torch.stack(vectors).sum(0))
+    assert {id(p) for part in embedding.parts for p in part.parameters()} == {id(p) for p in embedding.parameters()}
+
+
+def test_a_kind_that_there_is_not_is_an_error_of_one_line():
+    with pytest.raises(UserError, match="'prime', not one of digits, place, smooth, primes"):
+        build_model(dataclasses.replace(ModelConfig(), index_embedding="prime"), seed=1)

@@ -1,4 +1,4 @@
-"""--check says what the stage itself would meet, refuses what it would refuse, and writes nothing."""
+"""--check previews the run, refuses what training would refuse, and writes nothing."""
 
 import re
 import shutil
@@ -8,9 +8,7 @@ import pytest
 import torch
 from conftest import DEVICE, SMALL_RUN, write_config
 
-import evaluate
 import train
-import tune_hyper_parameters
 from common.config import UserError, load_config
 from data_utils import zeros_in_memory
 from model.batches import iterate_batches
@@ -20,8 +18,6 @@ from training.checkpoints import make_checkpoint, save_checkpoint
 from training.optimizer import make_optimizer, training_step
 from training.preflight import check_disk_space, median_seconds, zeros_text
 from training.progress import Progress
-
-STAGES = {"tune": tune_hyper_parameters, "train": train, "evaluate": evaluate}
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +35,12 @@ def run_copy(trained, tmp_path):
 
 @pytest.fixture
 def check(capsys, monkeypatch):
-    """Call a stage with --check; returns {name: text} of what it prints."""
+    """Call train.py with --check; returns {name: text} of what it prints."""
     monkeypatch.setattr(preflight, "TIMING_BUDGET_S", 0.0)
 
-    def check(stage, folder, *arguments):
+    def check(folder, *arguments):
         capsys.readouterr()
-        assert STAGES[stage].main(["--config", str(folder / "config.json"), "--check", *arguments]) is None
+        assert train.main(["--config", str(folder / "config.json"), "--check", *arguments]) is None
         output = capsys.readouterr().out
         assert output.endswith("Nothing was written.\n")
         return dict(re.split(r" {2,}", line, maxsplit=1) for line in output.splitlines()[:-1])
@@ -57,34 +53,32 @@ def contents(folder):
     return {path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None) for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("stage, arguments", [("tune", []), ("train", []), ("train", ["--resume"]), ("train", ["--fresh"])])
-def test_in_a_new_folder_it_says_all_and_makes_no_file(run_folder, check, stage, arguments):
+@pytest.mark.parametrize("arguments", [[], ["--resume"], ["--fresh"]])
+def test_in_a_new_folder_it_says_all_and_makes_no_file(run_folder, check, arguments):
     before = contents(run_folder)
-    said = check(stage, run_folder, *arguments)
+    said = check(run_folder, *arguments)
     assert contents(run_folder) == before and len(before) == 1
     assert {"device", "memory", "disk", "zeros", "one step", "forecast"} <= said.keys()
     assert said["device"].startswith(DEVICE) and "asked for" in said["device"] and "GB used" in said["memory"]
 
 
-@pytest.mark.parametrize("stage, arguments", [
-    ("tune", []), ("train", ["--resume"]), ("train", ["--fresh"]), ("evaluate", []),
-])  # fmt: skip
-def test_beside_a_run_it_changes_nothing(trained, check, stage, arguments):
+@pytest.mark.parametrize("arguments", [["--resume"], ["--fresh"]])
+def test_a_run_that_is_there_is_left_as_it_is(trained, check, arguments):
     before = contents(trained)
-    said = check(stage, trained, *arguments)
+    said = check(trained, *arguments)
     assert contents(trained) == before
     assert "ms" in said["one step"] and float(re.match(r"[\d.]+", said["memory"])[0]) > 0.1
 
 
 def test_it_names_the_place_where_training_goes_on_and_the_steps_that_are_left(run_copy, check):
-    assert " 30 steps" in check("train", run_copy, "--fresh")["forecast"]
-    assert " 0 steps" in check("train", run_copy, "--resume")["forecast"]
-    assert " 10 steps" in check("train", run_copy, "--resume", "--set", "data.K=3")["forecast"]
+    assert " 30 steps" in check(run_copy, "--fresh")["forecast"]
+    assert " 0 steps" in check(run_copy, "--resume")["forecast"]
+    assert " 10 steps" in check(run_copy, "--resume", "--set", "data.K=3")["forecast"]
     for name, step in (("last.pt", 30), ("last.prev.pt", 30), ("round_2.pt", 30), ("round_1.pt", 20)):  # the latest that is left
         assert torch.load(run_copy / "checkpoints" / name, weights_only=True)["progress"]["step"] == step
-        assert f" {30 - step} steps" in check("train", run_copy, "--resume")["forecast"]
+        assert f" {30 - step} steps" in check(run_copy, "--resume")["forecast"]
         (run_copy / "checkpoints" / name).unlink()
-    said = check("train", run_copy, "--resume")
+    said = check(run_copy, "--resume")
     assert " 20 steps" in said["forecast"]
     train.main(["--config", str(run_copy / "config.json"), "--resume"])
     resumed = re.search(r"Resumed (.*) at (round .*)", (run_copy / "logs" / "rzz.log").read_text())
@@ -92,41 +86,30 @@ def test_it_names_the_place_where_training_goes_on_and_the_steps_that_are_left(r
 
 
 def test_the_first_loss_is_the_one_that_training_begins_with(run_folder, check):
-    said = check("train", run_folder, "--set", "training.log_interval=1", "--set", "data.first_round=1")
+    said = check(run_folder, "--set", "training.log_interval=1", "--set", "data.first_round=1")
     train.main(["--config", str(run_folder / "config.json"), "--set", "training.log_interval=1", "--set", "data.first_round=1"])
     first = re.search(r"step 1/20 · loss ([\d.]+)", (run_folder / "logs" / "training.log").read_text())
     assert said["one step"].endswith(f"loss {first[1]}")
 
 
-@pytest.mark.parametrize("stage, arguments, says", [
-    ("train", [], "--resume"), ("train", ["--resume", "--set", "model.d_model=32"], "model.d_model"),
-    ("evaluate", ["--set", "data.K=1"], "raise data.K"),
-])  # fmt: skip
-def test_what_the_stage_refuses_the_check_refuses(trained, check, stage, arguments, says):
+@pytest.mark.parametrize("arguments, says", [([], "--resume"), (["--resume", "--set", "model.d_model=32"], "model.d_model")])
+def test_what_training_refuses_the_check_refuses(trained, check, arguments, says):
     with pytest.raises(UserError, match=says):
-        check(stage, trained, *arguments)
+        check(trained, *arguments)
 
 
-def test_beside_a_run_that_will_be_moved_aside_all_checkpoints_are_new(trained, check, monkeypatch):
+def test_if_the_run_will_be_moved_aside_all_checkpoints_are_new(trained, check, monkeypatch):
     new = []
-    monkeypatch.setattr(train, "check_disk_space", lambda config, intervals, size: new.append(size) or "")
-    check("train", trained, "--resume")
-    check("train", trained, "--fresh")
+    monkeypatch.setattr(preflight, "check_disk_space", lambda config, intervals, size: new.append(size) or "")
+    check(trained, "--resume")
+    check(trained, "--fresh")
     assert new[1] == 6 * new[0] > 0  # last.pt, last.prev.pt, those of 3 rounds, and one while it is written
 
 
-def test_a_search_counts_the_states_of_the_points_that_may_go_on(run_folder, check):
-    model = load_config(run_folder / "config.json", ["model.d_model=256"]).model
-    size = 16 * parameter_count(build_model(model, seed=1)) / 1e6  # MB: weights, their running average, and AdamW's two
-    for keep, states in ((1.0, 2), (0.5, 1)):  # of 2 learning rates with one head; three do not fit d_model
-        said = check("tune", run_folder, "--set", "model.d_model=256", "--set", f"tuning.keep={keep}")["disk"]
-        assert float(said.split(" MB")[0]) == pytest.approx(states * size, abs=0.1)
-
-
 def test_zeros_that_have_a_file_are_not_counted_as_missing(run_copy, check):
-    assert "1,199, all in" in check("train", run_copy, "--fresh")["zeros"]
+    assert "1,199, all in" in check(run_copy, "--fresh")["zeros"]
     (run_copy / "data" / "zeros_300_300.npy").unlink()
-    assert "1,199, of which 300 come from zeros_db.py" in check("train", run_copy, "--fresh")["zeros"]
+    assert "1,199, of which 300 come from zeros_db.py" in check(run_copy, "--fresh")["zeros"]
     config = load_config(run_copy / "config.json", ["data.platt_tables=tables"])
     assert "2 h 46 min" in zeros_text(config, [(10**7, 10**6)], 0.01) and "tables in tables" in zeros_text(config, [(1, 9)], 1)
 

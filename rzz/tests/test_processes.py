@@ -81,11 +81,12 @@ FAILING_FIRST = """
 import sys
 sys.path.insert(0, {src!r})
 import train
-from common.config import UserError
 from common.cli import run_script
+from common.config import UserError
+from common.processes import rank
 
 def failing(*arguments):
-    if train.rank() == 0:
+    if rank() == 0:
         raise {error}
 
 train.log_validation = failing

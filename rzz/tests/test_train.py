@@ -12,7 +12,7 @@ from common.config import load_config
 from common.devices import compile_failure
 from data_utils import validation_zeros
 from model.tokenizer import PAD, decode
-from training import optimizer, run_log
+from training import run, run_log
 from training.checkpoints import load_checkpoint
 from training.optimizer import learning_rate_at
 
@@ -41,7 +41,7 @@ def indexes_of(batch):
 
 
 def test_every_zero_is_trained_on_in_index_order_in_every_epoch_of_every_round(config_path, monkeypatch):
-    steps = recorded(monkeypatch, optimizer, "training_step")
+    steps = recorded(monkeypatch, run, "training_step")
     train.main(["--config", str(config_path)])
     seen = [index for _, _, batch, *_ in steps for index in indexes_of(batch)]
     rounds = [range(1, 300), range(300, 600), range(600, 900)]
@@ -49,7 +49,7 @@ def test_every_zero_is_trained_on_in_index_order_in_every_epoch_of_every_round(c
 
 
 def test_each_step_has_the_scheduled_learning_rate_and_its_own_seed(config_path, monkeypatch):
-    steps = recorded(monkeypatch, optimizer, "training_step")
+    steps = recorded(monkeypatch, run, "training_step")
     train.main(["--config", str(config_path)])
     settings = load_config(config_path).training
     assert [step[3] for step in steps] == [learning_rate_at(k, 30, settings) for k in range(30)]
@@ -74,7 +74,7 @@ def test_fewer_epochs_on_a_resumed_run_never_skip_zeros_of_the_next_round(config
     with monkeypatch.context() as patch:
         patch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
         train.main(["--config", str(config_path), "--resume", "--set", "training.epochs=2"])
-    steps = recorded(monkeypatch, optimizer, "training_step")
+    steps = recorded(monkeypatch, run, "training_step")
     train.main(["--config", str(config_path), "--resume", "--set", "training.epochs=1", "--set", "data.K=1",
                 "--set", "training.log_interval=1"])  # fmt: skip
     seen = [index for _, _, batch, *_ in steps for index in indexes_of(batch)]

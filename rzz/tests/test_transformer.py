@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import whole_rows
 
-from common.config import INDEX_EMBEDDINGS, ModelConfig
+from common.config import ModelConfig
 from common.devices import derive_seed
 from data_utils import RiemannZerosDataset
+from model.index_embedding import KINDS
 from model.network import build_model, parameter_count
 from model.sampling import sampled_texts
 from model.tokenizer import END, encode_prompts
@@ -32,7 +33,7 @@ def dataset_around(first, count):
     return RiemannZerosDataset(indexes, values)
 
 
-@pytest.mark.parametrize("kind", INDEX_EMBEDDINGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_position_sees_a_later_character(kind):
     model, dataset = small_model(kind), dataset_around(25_000, 8)
     inputs, _, indexes = dataset.batch(0, 8)
@@ -73,7 +74,7 @@ def test_attention_equals_the_textbook_formula_written_out():
     torch.testing.assert_close(attention(x), attention.output(expected))
 
 
-@pytest.mark.parametrize("kind", INDEX_EMBEDDINGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_cached_generation_writes_what_the_whole_row_recomputed_at_each_step_writes(kind):
     model = small_model(kind)
     indexes = torch.arange(995, 1000)

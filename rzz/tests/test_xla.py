@@ -12,7 +12,7 @@ from conftest import SMALL_RUN, stop_after_the_third_step, write_config
 import evaluate
 import train
 from common.devices import make_device
-from training import optimizer
+from training import run
 from training.checkpoints import load_checkpoint
 
 metrics = pytest.importorskip("torch_xla.debug.metrics", reason="torch_xla is not installed; see xla_check.sh")
@@ -49,14 +49,14 @@ def checkpoint(folder):
 
 def test_a_run_on_xla_is_the_run_on_the_cpu_and_compiles_nothing_after_the_first_steps_of_a_round(on_cpu, tmp_path, monkeypatch):
     write_config(tmp_path, SMALL_RUN)
-    counted, real = [], optimizer.training_step
+    counted, real = [], run.training_step
 
     def counting(*arguments, **options):
         loss = real(*arguments, **options)
         counted.append(compilations())
         return loss
 
-    monkeypatch.setattr(optimizer, "training_step", counting)
+    monkeypatch.setattr(run, "training_step", counting)
     stage(train.main, tmp_path, "xla")
     assert len(counted) == 30 and counted[0] > 0
     for first in (0, 10, 20):

@@ -56,7 +56,7 @@ def run_script(main):
         code = main() or 0
     except UserError as error:
         code = fail_with(str(error))
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader closed the pipe
         redirect_to_devnull(sys.stdout)
         code = 1
     except KeyboardInterrupt:

@@ -4,8 +4,8 @@
     config.data.K            # 3
     config.folder            # the run folder: data/, checkpoints/ and logs/ lie in it
 
-The dataclasses below are the schema: names, types and full-scale defaults. A key that config.json leaves out has
-its default; a key that is not here, or of another type, is an error that says what to write instead.
+The dataclasses below are the schema: names, types, full-scale defaults and the values allowed. A key that config.json
+leaves out has its default; a key that is not here, or of another type, is an error that says what to write instead.
 """
 
 import dataclasses
@@ -22,37 +22,44 @@ from pathlib import Path
 from common.files import atomic_write
 
 CONTEXT = 32  # tokens; fixed by the specification
-COMPILE = ("auto", "on", "off")
-PRECISIONS = ("auto", "float32", "bfloat16")
-INDEX_EMBEDDINGS = ("digits", "place", "smooth", "primes")
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "config.json"
+LARGEST = 2**63 - 1  # what int64 holds
 
 
 class UserError(Exception):
     """Something that the person at the keyboard can mend: shown as one line, exit code 2."""
 
 
+# -------------------------------------------------------------------------------------------------------------- schema
+
+
+def setting(default, **allowed):
+    """A field of a settings dataclass: its default and, for check_value, the values that it may have."""
+    value = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**value, metadata=allowed)
+
+
 @dataclass
 class DataConfig:
     K: int = 10  # rounds end with interval K
-    N: int = 1000  # test zeros, the first of interval K + 1
-    interval_size: int = 1_000_000  # zeros
-    first_round: int = 1  # 0 begins with the interval of zeros 1, 2, 3, ...
-    validation_fraction: float = 0.01  # of the following interval, drawn once a round
+    N: int = setting(1000, low=1)  # test zeros, the first of interval K + 1
+    interval_size: int = setting(1_000_000, low=10)  # zeros
+    first_round: int = setting(1, low=0)  # 0 begins with the interval of zeros 1, 2, 3, ...
+    validation_fraction: float = setting(0.01, above=0, high=1)  # of the following interval, drawn once a round
     platt_tables: str = ""  # folder with index.db and *.dat in the LMFDB format; "" computes the zeros
 
 
 @dataclass
 class ModelConfig:
-    d_model: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-    d_k: int | None = None  # query and key dimension of a head; null: d_model / num_heads
-    d_v: int | None = None  # value dimension of a head; null: d_model / num_heads
-    d_ff: int | None = None  # hidden dimension of the feed-forward layers; null: 4 d_model
-    dropout: float = 0.0
-    index_embedding: str = "primes"  # digits | place | smooth | primes
-    max_prime: int = 1000  # index_embedding "primes": phases of the primes up to here
+    d_model: int = setting(128, low=1, high=65_536)
+    num_layers: int = setting(4, low=1, high=65_536)
+    num_heads: int = setting(4, low=1, high=65_536)
+    d_k: int | None = setting(None, low=1, high=65_536)  # query and key dimension of a head; null: d_model / num_heads
+    d_v: int | None = setting(None, low=1, high=65_536)  # value dimension of a head; null: d_model / num_heads
+    d_ff: int | None = setting(None, low=1, high=65_536)  # hidden dimension of the feed-forward layers; null: 4 d_model
+    dropout: float = setting(0.0, low=0, below=1)
+    index_embedding: str = "primes"  # digits | place | smooth | primes, see model/index_embedding.py
+    max_prime: int = setting(1000, low=2, high=1_000_000)  # index_embedding "primes": phases of the primes up to here
 
     def head_sizes(self):
         """Return (d_k, d_v, d_ff) with the nulls filled in."""
@@ -62,29 +69,29 @@ class ModelConfig:
 
 @dataclass
 class TrainingConfig:
-    epochs: int = 1  # passes over each interval
-    learning_rate: float = 0.002  # highest, after the warm-up; cosine decay to zero over the whole run
-    warmup_steps: int = 200
-    batch_size: int = 128  # zeros
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0  # largest norm of all gradients together
-    checkpoint_interval: int = 1000  # steps between saves of checkpoints/last.pt
-    log_interval: int = 100  # steps between lines in logs/training.log
-    validation_interval: int = 1000  # steps between looks at the validation sample
-    max_bad_steps: int = 20  # updates in a row with a loss or gradient that is not finite, after which training stops
-    compile: str = "auto"  # torch.compile: auto (on CUDA) | on | off
-    precision: str = "auto"  # of the matrix products of training: auto (bfloat16 on CUDA) | float32 | bfloat16
-    mse_zeros: int = 100  # zeros of each set that are written out by sampling for the logged MSE
-    seed: int = 1
+    epochs: int = setting(1, low=1)  # passes over each interval
+    learning_rate: float = setting(0.002, low=1e-12)  # highest, after the warm-up; cosine decay to zero over the whole run
+    warmup_steps: int = setting(200, low=0)
+    batch_size: int = setting(128, low=1, high=1_000_000)  # zeros
+    weight_decay: float = setting(0.01, low=0)
+    gradient_clip: float = setting(1.0, low=1e-12)  # largest norm of all gradients together
+    checkpoint_interval: int = setting(1000, low=1)  # steps between saves of checkpoints/last.pt
+    log_interval: int = setting(100, low=1)  # steps between lines in logs/training.log
+    validation_interval: int = setting(1000, low=1)  # steps between looks at the validation sample
+    max_bad_steps: int = setting(20, low=1)  # updates in a row that are not finite, after which training stops
+    compile: str = setting("auto", choices=("auto", "on", "off"))  # torch.compile: auto is on CUDA
+    precision: str = setting("auto", choices=("auto", "float32", "bfloat16"))  # of matrix products; auto: bfloat16 on CUDA
+    mse_zeros: int = setting(100, low=1)  # zeros of each set that are written out by sampling for the logged MSE
+    seed: int = setting(1, low=0)
 
 
 @dataclass
 class Throughput:
     """What one processor sustains: an update takes layer_ms · (layers + 1), plus its arithmetic, plus its memory traffic."""
 
-    tflops: float = 0.4  # a tenth of the peak of the M4's GPU, on products as small as these
-    gb_per_s: float = 20.0  # of activations, each of which is moved about six times: a sixth of the M4's 120 GB/s
-    layer_ms: float = 1.6  # launching a layer's operations: 8 ms for four layers and the rest
+    tflops: float = setting(0.4, low=1e-9)  # a tenth of the peak of the M4's GPU, on products as small as these
+    gb_per_s: float = setting(20.0, low=1e-9)  # of activations, each moved about six times: a sixth of the M4's 120 GB/s
+    layer_ms: float = setting(1.6, low=1e-9)  # launching a layer's operations: 8 ms for four layers and the rest
 
 
 @dataclass
@@ -94,17 +101,17 @@ class HardwareProfile:
     name: str = "Mac mini M4"
     device: Throughput = field(default_factory=Throughput)  # which does the full training
     core: Throughput = field(default_factory=lambda: Throughput(0.16, 1.3, 0.8))  # each that tunes; measured on a Xeon core
-    cores: int = 4  # fast ones
+    cores: int = setting(4, low=1)  # fast ones
 
 
 @dataclass
 class TuningConfig:
-    zeros: int = 10_000  # the first ones; their last tenth validates
-    max_memory_gb: float = 8.0  # half of a Mac mini M4, which shares its memory with the system
-    max_training_hours: float = 24.0  # forecast for the full training on the host
-    rungs: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])  # epochs after which the better part goes on
-    keep: float = 0.25  # that part, of the points of each batch size
-    workers: int | None = None  # points, or stacks of points, trained at a time; null: one a fast core
+    zeros: int = setting(10_000, low=100)  # the first ones; their last tenth validates
+    max_memory_gb: float = setting(8.0, low=1e-9)  # half of a Mac mini M4, which shares its memory with the system
+    max_training_hours: float = setting(24.0, low=1e-9)  # forecast for the full training on the host
+    rungs: list[int] = setting(lambda: [1, 2, 4, 8, 16])  # epochs after which the best trials go on
+    keep: float = setting(0.25, above=0, high=1)  # share of them that goes on, of the trials of each batch size
+    workers: int | None = setting(None, low=1, high=1024)  # trials, or stacks of them, trained at a time; null: one a fast core
     host: HardwareProfile = field(default_factory=HardwareProfile)
     grid: dict[str, list] = field(
         default_factory=lambda: {
@@ -124,15 +131,15 @@ class TuningConfig:
 
 @dataclass
 class EvaluationConfig:
-    runs: int = 10
-    top_p: float = 0.9
-    seed: int = 1
+    runs: int = setting(10, low=1)
+    top_p: float = setting(0.9, above=0, high=1)
+    seed: int = setting(1, low=0)
 
 
 @dataclass
 class RuntimeConfig:
     device: str = "auto"  # auto | mps | cuda | xla | cpu
-    dollars_per_hour: float = 0.0  # what the machine costs; 0 leaves the cost out of the log
+    dollars_per_hour: float = setting(0.0, low=0)  # what the machine costs; 0 leaves the cost out of the log
 
 
 @dataclass
@@ -175,6 +182,9 @@ GRID_AXES = {  # axis of tuning.grid: the section of config.json that its winner
 }
 
 
+# ------------------------------------------------------------------------------------------------------- read and check
+
+
 def load_config(path=DEFAULT_CONFIG, overrides=(), device=None):
     """Read and check `path`, apply the "section.key=value" strings of `overrides`, and return a Config.
 
@@ -198,7 +208,7 @@ def load_config(path=DEFAULT_CONFIG, overrides=(), device=None):
 
 
 def read_settings(path):
-    """Return the nested dictionaries that `path` holds. Raises UserError where it is missing or not JSON."""
+    """Return the nested dictionaries that `path` holds. Raises UserError if it is missing or not JSON."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -272,63 +282,53 @@ def checked_grid(grid):
 
 def check_config(config):
     """Raise UserError for the first setting that is out of range or does not fit the others."""
-    data, tuning = config.data, config.tuning
-    check_range("data.first_round", data.first_round, 0)
-    check_range("data.interval_size", data.interval_size, 10)
-    check_range("data.N", data.N, 1)
+    data, model = config.data, config.model
+    for section in SECTIONS:
+        check_section(getattr(config, section), section)
+    for axis, values in config.tuning.grid.items():  # trials whose sizes do not fit each other are excluded later on
+        allowed = SECTIONS[GRID_AXES[axis]].__dataclass_fields__[axis].metadata
+        for value in values:
+            check_value(f"tuning.grid.{axis}", value, **allowed)
+    for earlier, later in zip([0, *config.tuning.rungs], config.tuning.rungs, strict=False):
+        check_value("A number of epochs in tuning.rungs", later, low=earlier + 1)
     if data.K < data.first_round:
         raise UserError(f"data.K is {data.K}, but training begins at data.first_round = {data.first_round}: raise K.")
-    if not 0 < data.validation_fraction <= 1:
-        raise UserError(f"data.validation_fraction is {data.validation_fraction}, but must lie in (0, 1].")
     sample = validation_size(data)
     if data.N > data.interval_size - sample:
         raise UserError(
             f"data.N is {data.N}, but an interval of {data.interval_size} zeros minus the validation sample of {sample} "
             f"leaves {data.interval_size - sample}: lower data.N or data.validation_fraction, or raise data.interval_size."
         )
-    check_row_length((data.K + 2) * data.interval_size - 1, "the last zero of interval K + 1")
-    check_model_ranges(config.model, "model.")
-    check_heads(config.model)
-    check_training(config.training, "training.")
-    check_range("tuning.zeros", tuning.zeros, 100)
-    for name in ("max_memory_gb", "max_training_hours"):
-        check_range(f"tuning.{name}", getattr(tuning, name), 1e-9)
-    check_range("tuning.keep", tuning.keep, 1e-9, 1)
-    for earlier, later in zip([0, *tuning.rungs], tuning.rungs, strict=False):
-        check_range("A number of epochs in tuning.rungs", later, earlier + 1)
-    if tuning.workers is not None:
-        check_range("tuning.workers", tuning.workers, 1, 1024)
-    check_range("tuning.host.cores", tuning.host.cores, 1)
-    for name in ("device", "core"):
-        for figure, value in dataclasses.asdict(getattr(tuning.host, name)).items():
-            check_range(f"tuning.host.{name}.{figure}", value, 1e-9)
-    check_range("evaluation.runs", config.evaluation.runs, 1)
-    check_range("evaluation.seed", config.evaluation.seed, 0)
-    if not 0 < config.evaluation.top_p <= 1:
-        raise UserError(f"evaluation.top_p is {config.evaluation.top_p}, but must lie in (0, 1].")
-    check_range("runtime.dollars_per_hour", config.runtime.dollars_per_hour, 0)
-    for axis, values in tuning.grid.items():
-        check = check_model_ranges if GRID_AXES[axis] == "model" else check_training
-        for value in values:  # whether sizes fit each other is asked of each point, which is then ruled out
-            check(dataclasses.replace(getattr(config, GRID_AXES[axis]), **{axis: value}), "tuning.grid.")
+    last = (data.K + 2) * data.interval_size - 1
+    if not row_fits(last):
+        raise UserError(f"The last zero of interval K + 1 has index {last}, whose row does not fit {CONTEXT} tokens: lower data.K "
+                        "or data.interval_size.")
+    if not has_valid_head_dims(model):
+        raise UserError(f"model.d_model = {model.d_model} is not divisible by model.num_heads = {model.num_heads}: "
+                        "change one of them, or set model.d_k and model.d_v.")  # fmt: skip
 
 
-def check_range(name, value, low, high=2**63 - 1):
-    """Raise UserError where `value` is not in [low, high]; NaN is in no range."""
-    if not low <= value <= high:
-        raise UserError(f"{name} is {value}, but must be at least {low}{'' if value < low else f' and at most {high}'}.")
+def check_section(section, name):
+    """Raise UserError for the first value of a settings dataclass that its field does not allow."""
+    for each in dataclasses.fields(section):
+        value, key = getattr(section, each.name), f"{name}.{each.name}"
+        if dataclasses.is_dataclass(value):
+            check_section(value, key)
+        else:
+            check_value(key, value, **each.metadata)
 
 
-def check_model_ranges(model, prefix):
-    """Raise UserError for a value of a ModelConfig that no model can have."""
-    for name in ("d_model", "num_layers", "num_heads", "d_k", "d_v", "d_ff"):
-        if getattr(model, name) is not None:
-            check_range(prefix + name, getattr(model, name), 1, 65_536)
-    check_range(prefix + "max_prime", model.max_prime, 2, 1_000_000)
-    if not 0 <= model.dropout < 1:
-        raise UserError(f"{prefix}dropout is {model.dropout}, but must lie in [0, 1).")
-    if model.index_embedding not in INDEX_EMBEDDINGS:
-        raise UserError(f"{prefix}index_embedding is {model.index_embedding!r}, not one of {', '.join(INDEX_EMBEDDINGS)}.")
+def check_value(name, value, low=None, high=LARGEST, above=None, below=None, choices=None):
+    """Raise UserError if `value` is not among `choices`, or not in the range given; NaN is in no range, None in every one."""
+    if choices and value not in choices:
+        raise UserError(f"{name} is {value!r}, not one of {', '.join(choices)}.")
+    if not isinstance(value, (int, float)):
+        return
+    bounds = {f"at least {low}": low is None or value >= low, f"above {above}": above is None or value > above,
+              f"at most {high}": value <= high, f"below {below}": below is None or value < below}  # fmt: skip
+    broken = [bound for bound, holds in bounds.items() if not holds]
+    if broken:
+        raise UserError(f"{name} is {value}, but must be {broken[0]}.")
 
 
 def has_valid_head_dims(model):
@@ -336,42 +336,14 @@ def has_valid_head_dims(model):
     return (model.d_k is not None and model.d_v is not None) or model.d_model % model.num_heads == 0
 
 
-def check_heads(model):
-    if not has_valid_head_dims(model):
-        raise UserError(
-            f"model.d_model = {model.d_model} is not divisible by model.num_heads = {model.num_heads}: "
-            "change one of them, or set model.d_k and model.d_v."
-        )
-
-
-def check_training(training, prefix):
-    """Raise UserError for a value of a TrainingConfig that no training can have."""
-    for name in ("epochs", "checkpoint_interval", "log_interval", "validation_interval", "max_bad_steps", "mse_zeros"):
-        check_range(prefix + name, getattr(training, name), 1)
-    check_range(prefix + "batch_size", training.batch_size, 1, 1_000_000)
-    for name in ("warmup_steps", "seed", "weight_decay"):
-        check_range(prefix + name, getattr(training, name), 0)
-    for name in ("learning_rate", "gradient_clip"):
-        check_range(prefix + name, getattr(training, name), 1e-12)
-    for name, choices in (("compile", COMPILE), ("precision", PRECISIONS)):
-        if getattr(training, name) not in choices:
-            raise UserError(f"{prefix}{name} is {getattr(training, name)!r}, not one of {', '.join(choices)}.")
-
-
 def row_fits(index):
     """Whether the row of zero `index` fits the context of 32 tokens.
 
-    A value has at most as many digits as its index wherever that matters: it is the smaller of the two from index
+    A value has at most as many digits as its index whenever that matters: it is the smaller of the two from index
     10,143 on, and the context is full at 12 digits.
     """
     digits = len(str(index))
     return 1 + digits + 1 + digits + len(".0000") + 1 <= CONTEXT
-
-
-def check_row_length(index, what):
-    """Raise UserError where the row of zero `index` could exceed the context of 32 tokens."""
-    if not row_fits(index):
-        raise UserError(f"{what} has index {index}, whose row does not fit {CONTEXT} tokens: lower data.K or data.interval_size.")
 
 
 def validation_size(data):
@@ -385,11 +357,13 @@ def did_you_mean(word, known):
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
 
 
+# ----------------------------------------------------------------------------------------------------------- write back
+
+
 def write_back(path, changes):
     """Change settings in the config.json at `path`, keeping the file before as config.previous.json.
 
-    `changes` is a dictionary of sections, each a dictionary of keys and values. The new file is there whole or not
-    at all.
+    changes: a dictionary of sections, each a dictionary of keys and values. The new file is written atomically.
     """
     settings = read_settings(path)
     for section, values in changes.items():
@@ -407,7 +381,7 @@ def settings_json(settings):
 
 
 def require_writable(*folders):
-    """Make `folders` where they are missing. Raises UserError where one cannot be written to."""
+    """Make missing `folders`. Raises UserError if one cannot be written to."""
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)

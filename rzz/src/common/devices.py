@@ -3,7 +3,7 @@
     device, reason = choose_device("auto")
     print(device, reason)
 
-All of the program computes in float32 on the device, but for the matrix products of training where bfloat16 is faster.
+All of the program computes in float32 on the device, except for the matrix products of training if bfloat16 is faster.
 float64 does not exist on Apple's GPUs, so what needs more than float32 is prepared on the CPU, by numpy.
 """
 
@@ -28,7 +28,7 @@ DEVICES = ("auto", "mps", "cuda", "xla", "cpu")
 def choose_device(name="auto"):
     """Return (torch.device, why it was chosen) for one of DEVICES.
 
-    "auto" takes CUDA, then a TPU through torch_xla, then Apple's GPU, then the CPU. Raises UserError where a device
+    "auto" takes CUDA, then a TPU through torch_xla, then Apple's GPU, then the CPU. Raises UserError if a device
     that was asked for by name is not there.
     """
     if name not in DEVICES:
@@ -58,9 +58,9 @@ def make_device(kind):
 
 
 def compiled(model, device, setting):
-    """Return `model` compiled by torch.compile where training.compile is "on", or "auto" and the device gains from it.
+    """Return `model` compiled by torch.compile if training.compile is "on", or "auto" and the device gains from it.
 
-    CUDA gains, where it also replays the launches of small operations as CUDA graphs. A CPU gains little and pays with a
+    CUDA gains, as it also replays the launches of small operations as CUDA graphs. A CPU gains little and pays with a
     minute at each start, Apple's GPUs misbehave, and XLA compiles by itself.
     """
     if setting == "off" or (setting == "auto" and device.type != "cuda"):
@@ -76,7 +76,7 @@ def compiled(model, device, setting):
 
 @functools.cache
 def compile_failure(device):
-    """Return None where torch.compile works, else why it does not, found out by trying it on next to nothing.
+    """Return None if torch.compile works, else why it does not, found out by trying it on a tiny function.
 
     It builds programs as it runs: on CUDA that takes a C compiler, Python's headers, and a GPU that Triton knows. On CPUs
     its gradients of an embedding, in which one row is looked up more than once, are wrong before torch 2.7 (pytorch#147961).
@@ -92,7 +92,7 @@ def compile_failure(device):
 
 
 def torch_xla():
-    """The torch_xla module, or None where it is not installed. Nothing else in the program imports it."""
+    """The torch_xla module, or None if it is not installed. Nothing else in the program imports it."""
     try:
         import torch_xla
     except ImportError:
@@ -101,7 +101,7 @@ def torch_xla():
 
 
 def distributed_backend():
-    """Names of what carries tensors between processes; NCCL, which torch may have without a GPU, is one only beside a GPU."""
+    """The backend of torch.distributed; NCCL, which torch may have without a GPU, needs one."""
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and torch.distributed.is_nccl_available() else "gloo"
 
 
@@ -141,7 +141,7 @@ def device_of_worker(device, number):
 
 
 def set_cuda_device(device):
-    """Return a CUDA device, now the one that this process means where it names none, as when it seeds."""
+    """Return a CUDA device after making it the current one of this process, which seeding needs."""
     torch.cuda.set_device(device)
     return device
 
@@ -152,7 +152,7 @@ def device_count(device):
 
 
 def cpu_name():
-    """The processor's own name where the system tells it, else its architecture."""
+    """The processor's own name if the system tells it, else its architecture."""
     try:
         for line in open("/proc/cpuinfo", encoding="utf-8"):
             if line.startswith("model name"):
@@ -175,7 +175,7 @@ def seed_device(device, *numbers):
     """Seed the generator of `device` with a function of `numbers` alone, for example (seed, step).
 
     Dropout drawn after it is the same in every run, also in one that was resumed, with no generator state to store. Only
-    this one generator: torch.manual_seed seeds those of every kind of device, which takes long beside a small model's step.
+    this one generator: torch.manual_seed seeds those of every kind of device, which takes long compared with a small model's step.
     """
     seed = {
         "cpu": torch.default_generator.manual_seed,
@@ -204,7 +204,7 @@ def derive_seed(*numbers):
 
 class FusedAdamW(NamedTuple):
     available: bool  # one launch for all parameters
-    supports_found_inf: bool  # leaves everything as it is where `found_inf` says so
+    supports_found_inf: bool  # leaves everything as it is if `found_inf` says so
 
 
 @functools.cache
@@ -225,7 +225,7 @@ def fused_adamw(device):
 
 
 def slicing_device(device):
-    """Return the device on which batches are cut from larger tensors: XLA would compile a program for every place."""
+    """Return the device on which batches are cut from larger tensors: XLA would compile a program for every offset."""
     return torch.device("cpu") if device.type == "xla" else device
 
 
@@ -255,7 +255,7 @@ def is_out_of_memory(error):
 def tune_glibc_malloc():
     """Let glibc keep the memory of freed tensors for the next ones. Apple's allocator does so by itself.
 
-    Else each step gets the activations of a large model, and each chunk of rows its features, from the system anew, page by page.
+    Else each step gets the activations of a large model, and each chunk of rows its features, from the system again, page by page.
     """
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # the numbers of M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h
@@ -274,7 +274,7 @@ def free_memory(device):
 
 
 def memory(device):
-    """Return (bytes used at most so far, bytes in all) of the device's memory; (None, None) where it does not say."""
+    """Return (bytes used at most so far, bytes in all) of the device's memory; (None, None) if it does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
     if device.type == "mps":

@@ -1,4 +1,4 @@
-"""Files that are either wholly there or not there at all.
+"""Files written atomically, locks, and lines of JSON.
 
     with atomic_write(path) as file:
         file.write(data)
@@ -16,7 +16,7 @@ log = logging.getLogger("rzz")
 
 @contextmanager
 def atomic_write(path, mode="wb"):
-    """Open a temporary file beside `path` that takes its place when the block ends without an error.
+    """Open a temporary file next to `path` that takes its place when the block ends without an error.
 
     The data is on the disk before the name is (fsync of file, rename, fsync of folder), so that a crash at any
     moment leaves either the old file or the new one. On an error the temporary file is removed and `path` is as
@@ -64,8 +64,8 @@ def quarantine(path):
 def exclusive_lock(path, owner, wait=False):
     """Hold `path` as a lock within the block; the system releases it when the process ends, however it ends.
 
-    Yields None, or what the holder wrote as its `owner` where another process holds the lock; with `wait` it waits for
-    the other to end instead. Where the file system knows no locks (some network drives) nothing is held and nothing is
+    Yields None, or what the holder wrote as its `owner` if another process holds the lock; with `wait` it waits for
+    the other to end instead. If the file system knows no locks (some network drives) nothing is held and nothing is
     said.
     """
     with open(path, "a+", encoding="utf-8") as file:
@@ -103,7 +103,7 @@ def write_json_lines(path, objects):
 
 
 def read_json_lines(path):
-    """Return the objects of a file of JSON lines; none where there is no file. A line cut short is left out."""
+    """Return the objects of a file of JSON lines; none if there is no file. A line cut short is left out."""
     if not path.exists():
         return []
     objects = []

@@ -11,6 +11,7 @@
 import logging
 import os
 import sys
+from logging.handlers import WatchedFileHandler
 
 from tqdm import tqdm
 
@@ -24,8 +25,8 @@ training_log = logging.getLogger("rzz.training")
 class TerminalHandler(logging.Handler):
     """Writes lines to standard error above a progress bar, if there is one.
 
-    Where its reader has gone, as tee in `train.py 2>&1 | tee file` after Ctrl-C or a terminal that was closed, the program goes
-    on to its end unheard.
+    If the reader closed the pipe, as tee in `train.py 2>&1 | tee file` after Ctrl-C, or the terminal was closed, the program
+    continues without output.
     """
 
     def emit(self, record):
@@ -38,11 +39,17 @@ class TerminalHandler(logging.Handler):
 terminal = TerminalHandler()
 
 
-class LogFile(logging.FileHandler):
-    """A file of the log. Where its disk is full, the line is on the terminal alone."""
+class LogFile(WatchedFileHandler):
+    """A file of the log, opened again if it was moved. If its disk is full, the line is on the terminal alone."""
 
     def __init__(self, path):
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
+
+    def emit(self, record):
+        try:
+            super().emit(record)
+        except OSError:  # from looking whether the file was moved
+            self.handleError(record)
 
     def handleError(self, record):
         if not isinstance(sys.exc_info()[1], OSError):
@@ -50,15 +57,14 @@ class LogFile(logging.FileHandler):
 
 
 def redirect_to_devnull(stream):
-    """Let a stream whose reader has gone take everything, what it still holds too."""
+    """Let a stream whose reader closed the pipe take everything, what it still holds too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def start_logging(folder, quiet=False):
     """Send the log to `folder`/rzz.log with file and line, training lines also to training.log, and all to stderr.
 
-    Of several processes only the first says what all of them could say. quiet: nothing but warnings and errors, and no
-    progress bar, reaches stderr.
+    Ranks other than 0 log errors alone. quiet: nothing but warnings and errors, and no progress bar, reaches stderr.
     """
     terminal.setLevel(logging.WARNING if quiet else logging.INFO)
     require_writable(folder)
@@ -81,9 +87,9 @@ def add_handler(logger, handler, form):
 def progress_bar(total, description, unit, initial=0, form=None):
     """A tqdm bar on standard error with rate and time left, or in the `form` given.
 
-    Nothing under --quiet, nor where that is not a terminal: the lines of the log stand in its place there, so that a log
-    file does not fill with half-drawn bars.
+    Nothing under --quiet, nor if that is not a terminal: lines of the log take its place then, so that a log file does not
+    fill with half-drawn bars.
     """
-    off = True if rank() > 0 or terminal.level > logging.INFO else None  # None: where it is not a terminal
+    off = True if rank() > 0 or terminal.level > logging.INFO else None  # None: if it is not a terminal
     return tqdm(total=total, desc=description, unit=unit, unit_scale=total > 10_000, initial=initial, disable=off,
                 dynamic_ncols=True, leave=False, bar_format=form)

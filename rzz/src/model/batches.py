@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from common.devices import slicing_device
-from model.index_embedding import IndexFeatures
 from model.tokenizer import PAD
 from transformer import on_device
 
@@ -24,65 +23,65 @@ class Batch(NamedTuple):
 
     tokens: torch.Tensor  # int64 (B, T)
     targets: torch.Tensor  # int64 (B, T - first): of the columns from the first ':' on
-    features: IndexFeatures  # of all columns
-    asked: int  # trajectories in the batch that is one update, of which this may be a piece
+    features: dict[str, torch.Tensor]  # of all columns, what the IndexEmbedding reads
+    num_targets: int  # trajectories in the batch that is one update, of which this may be a micro-batch
 
     @property
     def first(self):
         """The column of the first target."""
         return self.tokens.shape[1] - self.targets.shape[1]
 
-    def piece(self, rows):
-        """Return the part of it at `rows`, a slice."""
-        features = IndexFeatures(*(None if part is None else part[rows] for part in self.features))
-        return Batch(self.tokens[rows], self.targets[rows], features, self.asked)
+    def rows(self, chosen):
+        """Return the micro-batch of the rows `chosen`, a slice."""
+        features = {name: feature[chosen] for name, feature in self.features.items()}
+        return Batch(self.tokens[chosen], self.targets[chosen], features, self.num_targets)
 
     def to(self, device):
-        return Batch(self.tokens.to(device), self.targets.to(device), on_device(self.features, device), self.asked)
+        return Batch(self.tokens.to(device), self.targets.to(device), on_device(self.features, device), self.num_targets)
 
 
-def iterate_batches(model, dataset, batch_size, start=0, rank=0, processes=1):
+def iterate_batches(model, dataset, batch_size, start=0, rank=0, world_size=1):
     """Yield a Batch on the model's device for each update of an epoch, from row `start` on, a multiple of `batch_size`.
 
-    All are of the same shape, the last one filled up with rows that carry no loss. They are prepared a chunk at a time,
-    the next chunk in the background while this one is trained on, and chunks begin at the same rows wherever a training
-    is resumed. Of several processes each gets its share of every batch, by its rank.
+    All have the same shape, the last one filled up with rows that carry no loss. They are prepared a chunk at a time,
+    the next chunk in the background while this one is trained on, and chunks begin at the same rows no matter where a
+    training is resumed. Each rank gets its own rows of every batch.
     """
     device = model.head.weight.device
     size = batch_size * max(1, PREFETCH_ZEROS // batch_size)
-    share = math.ceil(batch_size / processes)
-    mine = rank * share + np.arange(share)  # rows of a batch; the last process may have too few
+    rows_per_rank = math.ceil(batch_size / world_size)
+    rank_rows = rank * rows_per_rank + np.arange(rows_per_rank)  # rows of a batch; the last rank may have too few
 
     def prepare(row):
-        return background.submit(prepare_chunk, model.position_embedding, dataset, row, size, batch_size, mine)
+        return background.submit(prepare_chunk, model.position_embedding, dataset, row, size, batch_size, rank_rows)
 
     chunks = range(start // size * size, len(dataset), size)
     with ThreadPoolExecutor(max_workers=1) as background:
         upcoming = [prepare(row) for row in chunks[:1]]
         for row in chunks:
-            chunk, asked = upcoming.pop().result()
+            chunk, num_targets = upcoming.pop().result()
             if row != chunks[-1]:
                 upcoming.append(prepare(row + size))
             chunk = chunk.to(slicing_device(device))
-            for number, asked_here in enumerate(asked):
+            for number, count in enumerate(num_targets):
                 if row + number * batch_size >= start:
-                    batch = chunk.piece(slice(number * share, (number + 1) * share)).to(device)
-                    yield batch._replace(asked=asked_here)
+                    batch = chunk.rows(slice(number * rows_per_rank, (number + 1) * rows_per_rank)).to(device)
+                    yield batch._replace(num_targets=count)
 
 
-def prepare_chunk(position_embedding, dataset, row, size, batch_size, mine):
-    """Return (chunk, asked): of up to `size` rows from `row` on, in batches, the rows `mine` of each as one Batch on the CPU,
-    and for each batch how many trajectories all of it has.
+def prepare_chunk(position_embedding, dataset, row, size, batch_size, rank_rows):
+    """Return (chunk, num_targets): of up to `size` rows from `row` on, in batches, the rows `rank_rows` of each as one Batch
+    on the CPU, and for each batch how many trajectories all of it has.
 
-    By numpy alone: a second thread that calls torch's operations has threads of its own for them, more than there are
-    cores, and OpenMP then lets all of them sleep between operations, which makes training on a CPU a quarter slower.
+    With numpy alone: torch's operations in a second thread would have OpenMP threads of their own, more than there are
+    cores, which then sleep between operations and make training on a CPU a quarter slower.
     """
     size = math.ceil(min(size, len(dataset) - row) / batch_size) * batch_size
     tokens, targets, indexes = dataset.batch(row, size)
-    asked = (targets != PAD).reshape(size // batch_size, -1).sum(1).tolist()
-    chosen = (np.arange(0, size, batch_size)[:, None] + np.minimum(mine, batch_size - 1)).ravel()
+    num_targets = (targets != PAD).reshape(size // batch_size, -1).sum(1).tolist()
+    chosen = (np.arange(0, size, batch_size)[:, None] + np.minimum(rank_rows, batch_size - 1)).ravel()
     tokens, targets, indexes = tokens[chosen], targets[chosen, dataset.first :], indexes[chosen]
-    targets[np.tile(mine >= batch_size, size // batch_size)] = PAD
+    targets[np.tile(rank_rows >= batch_size, size // batch_size)] = PAD
     features = position_embedding.features(tokens, indexes)
     tokens, targets = (torch.from_numpy(array.astype(np.int64)) for array in (tokens, targets))
-    return Batch(tokens, targets, features, sum(asked)), asked
+    return Batch(tokens, targets, features, sum(num_targets)), num_targets

@@ -18,7 +18,7 @@ MEASURES = {"mse": "MSE", "rmse": "RMSE", "median_absolute_error": "median |erro
 
 
 def scores(predictions, dataset):
-    """Return the measures of float64 predictions (zeros, runs), NaN where unreadable, against the true zeros.
+    """Return the measures of float64 predictions (zeros, runs), NaN if unreadable, against the true zeros.
 
     mse                       mean over the runs of each run's MSE over its readable predictions
     mse_spread                standard deviation of the runs' MSE

@@ -18,12 +18,12 @@ from transformer import Transformer, TransformerConfig, evaluating
 VALIDATION_BATCH = 512  # zeros; memory for activations alone, no effect on the result
 
 
-def build_model(model, seed):
+def build_model(settings, seed):
     """Return a new Transformer of the sizes in a ModelConfig, its weights drawn on the CPU from `seed`."""
     torch.manual_seed(seed)
-    d_k, d_v, d_ff = model.head_sizes()
-    config = TransformerConfig(model.d_model, model.num_layers, model.num_heads, d_k, d_v, d_ff, model.dropout)
-    return Transformer(config, IndexEmbedding(model.index_embedding, model.d_model, model.max_prime))
+    d_k, d_v, d_ff = settings.head_sizes()
+    sizes = TransformerConfig(settings.d_model, settings.num_layers, settings.num_heads, d_k, d_v, d_ff, settings.dropout)
+    return Transformer(sizes, IndexEmbedding(settings))
 
 
 def parameter_count(model):
@@ -39,7 +39,7 @@ def logits_of(model, batch, dtype=torch.float32):
 def cross_entropy(logits, targets, reduction="mean"):
     """Return the mean (or sum, or each) cross entropy over all trajectories of a batch, in nats per token.
 
-    logits: (B, T, 16). targets: int64 (B, T), 'p' where there is nothing to predict. The same number, and the same
+    logits: (B, T, 16). targets: int64 (B, T), 'p' if there is nothing to predict. The same number, and the same
     gradients, as feeding each trajectory as a padded row of its own, because no position sees a later one.
     """
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, reduction=reduction)
@@ -58,7 +58,7 @@ def cross_entropy_of(model, dataset):
     """Return the CrossEntropy of `model` over all of `dataset`. Sums are float64, on the CPU."""
     device = model.head.weight.device
     nats = 0.0
-    right, asked = torch.zeros(dataset.width), torch.zeros(dataset.width)
+    right, count = torch.zeros(dataset.width), torch.zeros(dataset.width)
     with evaluating(model):
         for batch in iterate_batches(model, dataset, min(VALIDATION_BATCH, len(dataset))):
             logits, targets = logits_of(model, batch), batch.targets
@@ -66,10 +66,9 @@ def cross_entropy_of(model, dataset):
             hits = logits.argmax(-1) == targets
             end_step(device)
             nats += losses.cpu().double().sum().item()
-            asked_here, hits = (targets != PAD).cpu(), hits.cpu()
-            position = asked_here.long().cumsum(1) - 1  # which character of the value a column is
-            right.index_add_(0, position[asked_here], hits[asked_here].float())
-            asked.index_add_(0, position[asked_here], torch.ones(int(asked_here.sum())))
-    tokens_in_all = asked.double().sum().item()
-    reached = asked > 0
-    return CrossEntropy(nats / len(dataset), nats / tokens_in_all, (right[reached] / asked[reached]).tolist())
+            is_target, hits = (targets != PAD).cpu(), hits.cpu()
+            position = is_target.long().cumsum(1) - 1  # which character of the value a column is
+            right.index_add_(0, position[is_target], hits[is_target].float())
+            count.index_add_(0, position[is_target], torch.ones(int(is_target.sum())))
+    reached = count > 0
+    return CrossEntropy(nats / len(dataset), nats / count.double().sum().item(), (right[reached] / count[reached]).tolist())

@@ -11,7 +11,8 @@ A file is what torch.load(path, map_location="cpu", weights_only=True) gives bac
     progress    round, epoch, row, step, seconds trained, running averages of the log
     config      all settings, as in config.json
     meta        format, versions of python and packages, device, parameter count, when it was saved
-    checksum    SHA-256 of all of the above, since torch.load does not notice a flipped bit
+
+The file is a zip archive, whose CRC-32 are checked: torch.load does not notice a flipped bit.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ import io
 import logging
 import os
 import platform
+import zipfile
 from contextlib import contextmanager
 
 import mpmath
@@ -41,7 +43,7 @@ LAST, PREVIOUS = "last.pt", "last.prev.pt"
 
 def make_checkpoint(model, optimizer, progress, config, device):
     """Return the dictionary of plain types and CPU tensors described above."""
-    checkpoint = {
+    return {
         "model": to_cpu(model.state_dict()),
         "optimizer": to_cpu(optimizer.state_dict()["state"]),
         "progress": dataclasses.asdict(progress),
@@ -57,13 +59,12 @@ def make_checkpoint(model, optimizer, progress, config, device):
             "saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         },
     }
-    return {**checkpoint, "checksum": checksum(checkpoint)}
 
 
 def save_checkpoint(checkpoint, path):
     """Write `checkpoint` to `path`; a last.pt that stood there is kept as last.prev.pt.
 
-    At any moment there is a whole checkpoint under one of the two names. Raises OSError where the disk is full or the
+    At any moment there is a whole checkpoint under one of the two names. Raises OSError if the disk is full or the
     folder cannot be written; the older files are then as they were.
     """
     written = path.with_name(f"{path.name}.new")
@@ -75,9 +76,9 @@ def save_checkpoint(checkpoint, path):
 
 
 def write_torch_file(path, value):
-    """Write `value` to `path` as torch.save does, wholly or not at all.
+    """Write `value` to `path` as torch.save does, atomically.
 
-    By way of memory: with a file on a full disk torch.save raises a RuntimeError that does not say so.
+    In memory first: torch.save raises a RuntimeError that does not say so if the disk is full.
     """
     in_memory = io.BytesIO()
     torch.save(value, in_memory)
@@ -88,7 +89,7 @@ def write_torch_file(path, value):
 def restore(checkpoint, model, optimizer, path):
     """Put the weights and the optimizer's state of a checkpoint into `model` and `optimizer`; return its Progress.
 
-    Raises UserError, naming `path`, where they do not fit.
+    Raises UserError, naming `path`, if they do not fit.
     """
     with load_errors(path):
         model.load_state_dict(checkpoint["model"])
@@ -100,7 +101,7 @@ def restore(checkpoint, model, optimizer, path):
 def trained_model(checkpoint, path):
     """Return the Transformer that a checkpoint holds, on the CPU; its shape comes from the checkpoint too.
 
-    Raises UserError, naming `path`, where the file is of another version of the program.
+    Raises UserError, naming `path`, if the file is of another version of the program.
     """
     with load_errors(path):
         model = build_model(ModelConfig(**checkpoint["config"]["model"]), seed=0)
@@ -119,30 +120,40 @@ def load_errors(path):
 
 
 def load_checkpoint(path):
-    """Return the checkpoint in `path` with all tensors on the CPU.
+    """Return the checkpoint in `path` with all tensors on the CPU, and the checksum of the file as its "checksum".
 
-    Raises UserError, naming the file, where it is missing, damaged, of another program, or of a newer format.
+    Raises UserError, naming the file, if it is missing, damaged, of another program, or of a newer format.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        content = io.BytesIO(path.read_bytes())
+        checksum = zip_checksum(content)
+        content.seek(0)
+        checkpoint = torch.load(content, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}; train first: python rzz/src/train.py") from None
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}); use another one.") from error
+    except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file
+        raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}); use another one.") from error
     if not isinstance(checkpoint, dict) or not {"model", "progress", "config", "meta"} <= checkpoint.keys():
         raise UserError(f"{path} is not a checkpoint of rzz; use another one.")
     if checkpoint["meta"]["format"] > FORMAT:
         raise UserError(f"{path} has format {checkpoint['meta']['format']}, newer than {FORMAT}: update rzz.")
-    if checkpoint.get("checksum") != checksum({key: part for key, part in checkpoint.items() if key != "checksum"}):
-        raise UserError(f"{path} is damaged: its checksum does not match.")
-    return checkpoint
+    return {"checksum": checksum, **checkpoint}  # a file of older versions brings its own
+
+
+def zip_checksum(file):
+    """Return a hash over the CRC-32 of all parts of a zip file, as torch.save writes it; ValueError if one does not match."""
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"the CRC-32 of {damaged} does not match")
+        return hashlib.sha256(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode()).hexdigest()
 
 
 def latest_checkpoint(folder):
-    """Return (checkpoint, path) of the newest good file in `folder`, or (None, None) where there is no checkpoint.
+    """Return (checkpoint, path) of the newest good file in `folder`, or (None, None) if there is no checkpoint.
 
     last.pt first, then last.prev.pt, then the rounds from the latest down. A damaged one is named in a warning and the
-    next is tried; raises UserError where none of them is good.
+    next is tried; raises UserError if none of them is good.
     """
     candidates = checkpoint_files(folder)
     for path in candidates:
@@ -153,7 +164,7 @@ def latest_checkpoint(folder):
                 raise
             log.warning("%s Trying an older one.", error)
     if candidates:
-        raise UserError(f"None of the {len(candidates)} checkpoints in {folder} can be read; start anew with train.py --fresh.")
+        raise UserError(f"None of the {len(candidates)} checkpoints in {folder} can be read; begin again with train.py --fresh.")
     return None, None
 
 
@@ -189,25 +200,3 @@ def trained_zeros(checkpoint):
     """Return (first, last): the indexes of the zeros that the checkpoint has been trained on; (0, 0) for none."""
     data, last = checkpoint["config"]["data"], last_trained_index(checkpoint)
     return (max(1, data["first_round"] * data["interval_size"]), last) if last else (0, 0)
-
-
-def checksum(value):
-    """Return the SHA-256 of nested dictionaries, lists, plain values and tensors, as a hexadecimal string."""
-    digest = hashlib.sha256()
-    add_to_digest(digest, value)
-    return digest.hexdigest()
-
-
-def add_to_digest(digest, value):
-    if isinstance(value, torch.Tensor):
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy())
-    elif isinstance(value, dict):
-        for key in value:  # in order: state_dict and JSON keep theirs
-            digest.update(f"{key!r}:".encode())
-            add_to_digest(digest, value[key])
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            add_to_digest(digest, item)
-    else:
-        digest.update(f"{value!r};".encode())

@@ -1,4 +1,4 @@
-"""checkpoints/model_card.md: what a finished training is, for whoever finds its checkpoint.
+"""checkpoints/model_card.md: what a finished training is, for those who find its checkpoint.
 
     write_model_card(config, checkpoint)
 
@@ -10,8 +10,9 @@ import json
 from common.config import ModelConfig, settings_json
 from common.files import atomic_write
 from common.text import format_duration, format_number
+from model.index_embedding import SmoothCount, describe_embedding, parts_of
 from model.metrics import result_table
-from training.checkpoints import trained_zeros
+from training.checkpoints import latest_checkpoint, trained_zeros
 
 NAME = "model_card.md"
 CARD = """\
@@ -58,26 +59,17 @@ python rzz/src/evaluate.py --config FOLDER/config.json
 ```json
 {settings}```
 """
-TOLD = {
-    "digits": "nothing but its digits",
-    "place": "its digits and the place value of each",
-    "smooth": "its digits, and where the smooth count puts the zero",
-    "primes": "its digits, where the smooth count puts the zero, and the phases of the primes up to {max_prime} at that height",
-}
-PRIOR = {
-    "digits": "It was told no formula, so all that it knows of the zeros comes from the training.",
-    "smooth": "It did not find the trend of the zeros by itself: the smooth count (the Riemann–von Mangoldt formula solved for the "
-              "zero) is computed and told to it. What it adds has to be judged against that line of the table.",
-}  # fmt: skip
-PRIOR |= {"place": PRIOR["digits"], "primes": PRIOR["smooth"]}
+PRIOR = ("It did not find the trend of the zeros by itself: the smooth count (the Riemann–von Mangoldt formula solved for the "
+         "zero) is computed and told to it. What it adds has to be judged against that line of the table.")
+NO_PRIOR = "It was told no formula, so all that it knows of the zeros comes from the training."
 
 
+def write_model_card(config, checkpoint=None):
+    """Write the card of a checkpoint of the run, None for the latest, with the test set if that has been measured.
 
-def write_model_card(config, checkpoint):
-    """Write the card of a checkpoint of the run, with the test set where that has been measured.
-
-    Nothing is written where the checkpoint is not the end of the training that its settings describe.
+    Nothing is written if the checkpoint is not the end of the training that its settings describe.
     """
+    checkpoint = checkpoint or latest_checkpoint(config.checkpoint_folder)[0]
     if not is_complete(checkpoint):
         return
     path = config.log_folder / "evaluation.json"
@@ -103,7 +95,7 @@ def card_text(checkpoint, evaluation):
     shown = {section: values for section, values in settings.items() if section != "tuning"}
     return CARD.format(
         parameters=meta["parameters"], round=progress["round"], model=model, d_k=d_k, d_v=d_v, d_ff=d_ff,
-        told=TOLD[model.index_embedding].format(max_prime=model.max_prime),
+        told=describe_embedding(model),
         step=progress["step"], batch_size=training["batch_size"], time=format_duration(progress["seconds"]), device=meta["device"],
         saved=meta["saved"],
         first=first, last=last, rounds=data["K"] - data["first_round"] + 1, interval_size=data["interval_size"],
@@ -112,7 +104,7 @@ def card_text(checkpoint, evaluation):
         loss=validation["loss"], nats_per_zero=validation["nats_per_zero"], mse_zeros=training["mse_zeros"],
         readable=format_number(validation["readable_validation"]), mse=format_number(validation["mse_validation"]),
         test=measured(evaluation), digits=shortest if shortest == longest else f"{shortest} to {longest}",
-        prior=PRIOR[model.index_embedding],
+        prior=PRIOR if SmoothCount in parts_of(model.index_embedding) else NO_PRIOR,
         versions=", ".join(f"{name} {meta[name]}" for name in ("python", "torch", "numpy", "mpmath") if name in meta),
         settings=settings_json(shown),
     )  # fmt: skip
@@ -121,7 +113,7 @@ def card_text(checkpoint, evaluation):
 def measured(evaluation):
     """The test set's measures and baselines as a table in Markdown."""
     if evaluation is None:
-        return "The test set has not been measured: `evaluate.py` adds it here, beside the baselines."
+        return "The test set has not been measured: `evaluate.py` adds it here, with the baselines."
     header, *rows = result_table(evaluation)
     lines = [f"Test set: zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, nucleus sampling with p = "
              f"{evaluation['top_p']:g}. Errors are over what was readable.", ""]  # fmt: skip

@@ -1,4 +1,4 @@
-"""One training step: AdamW, the learning-rate schedule, the update.
+"""One update: AdamW, the learning-rate schedule, the training step.
 
     optimizer = make_optimizer(model, config.training)
     for step, batch in enumerate(iterate_batches(model, dataset, batch_size=128)):
@@ -9,51 +9,23 @@ import math
 
 import torch
 
-from common.devices import end_step, free_memory, fused_adamw, is_out_of_memory, precision, seed_device
-from common.logs import log
-from common.processes import all_reduce_sum, rank, world_size
+from common.devices import end_step, fused_adamw, seed_device
+from common.processes import all_reduce_sum, world_size
 from model.network import cross_entropy, logits_of
 
 ADAMW = {"betas": (0.9, 0.95), "eps": 1e-8}  # of training, of tuning's stacks and of the plain GPT that benchmark.py compares with
 
 
-def floats(losses):
-    """Return tensors on a device as a list of floats, in one transfer, which waits for the device."""
-    return torch.stack(losses).tolist() if losses else []
-
-
-def train_step_with_oom_retry(config, trained, model, optimizer, batch, rate, progress, parts):
-    """Return (loss, parts) of one training step, cutting the batch into more parts until the memory holds one.
-
-    trained: what torch.compile has made of `model`. Parts go through `model` itself, since gradients cannot be added up in
-    the CUDA graphs of torch.compile (pytorch#169545).
-    """
-    settings = config.training
-    seeds = (settings.seed, progress.step, rank())
-    dtype, _ = precision(batch.tokens.device, settings.precision)
-    while True:
-        try:
-            used = trained if parts == 1 else model
-            return training_step(used, optimizer, batch, rate, settings.gradient_clip, seeds, parts, dtype), parts
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or 2 * parts > settings.batch_size or world_size() > 1:
-                raise
-        parts *= 2  # outside of the except block, which keeps the failed step's tensors alive
-        free_memory(batch.tokens.device)
-        log.warning("Out of memory with %d zeros at a time: from here on batches of %d are computed in %d parts, for the same "
-                    "updates.", 2 * settings.batch_size // parts, settings.batch_size, parts)
-
-
-def make_optimizer(model, training, fused=None):
+def make_optimizer(model, training, fused=True):
     """Return AdamW over the model's parameters; weight decay on matrices alone, not on biases, norms and embeddings.
 
-    fused: whether one launch updates all parameters; None does so on devices that can.
+    fused: one launch updates all parameters on devices that can; otherwise torch does it in its usual way.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     decayed = [p for p in model.parameters() if p.dim() >= 2 and id(p) not in embeddings]
     others = [p for p in model.parameters() if p.dim() < 2 or id(p) in embeddings]
     groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    fused = fused_adamw(model.head.weight.device).available if fused is None else fused
+    fused = fused_adamw(model.head.weight.device).available if fused else None
     return torch.optim.AdamW(groups, lr=training.learning_rate, fused=fused, **ADAMW)
 
 
@@ -68,25 +40,25 @@ def learning_rate_at(step, total_steps, training):
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, parts=1, dtype=torch.float32):
-    """Make one update from one batch and return its loss as a tensor on the device, without waiting for it.
+def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, micro_batches=1, dtype=torch.float32):
+    """Make one update from one batch and return its loss as a tensor on the device, without a device sync.
 
-    Where the loss or a gradient is not finite, the update is skipped and the loss returned is NaN.
+    If the loss or a gradient is not finite, the update is skipped and the loss returned is NaN.
 
-    model: a Transformer, or what torch.compile and shared_among_processes make of one; of several processes each brings
-    its share of the batch. seeds: integers, for example (seed, step), of which the dropout is a function. parts: into how
-    many pieces the batch is cut, their gradients added up: the same update within less memory. dtype: see logits_of.
+    model: a Transformer, or what torch.compile and wrap_ddp make of one; each rank brings its own rows of the batch.
+    seeds: integers, for example (seed, step), of which the dropout is a function. micro_batches: into how many the batch
+    is cut, their gradients added up: the same update within less memory. dtype: see logits_of.
     """
     device = batch.tokens.device
     seed_device(device, *seeds)
     optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=device)
-    size = -(-len(batch.tokens) // parts)
+    size = math.ceil(len(batch.tokens) / micro_batches)
     for row in range(0, len(batch.tokens), size):
-        piece = batch.piece(slice(row, row + size))
-        share = cross_entropy(logits_of(model, piece, dtype), piece.targets, reduction="sum") / batch.asked
-        (share * world_size()).backward()  # of which DistributedDataParallel takes the mean
-        loss += share.detach()
+        micro_batch = batch.rows(slice(row, row + size))
+        part = cross_entropy(logits_of(model, micro_batch, dtype), micro_batch.targets, reduction="sum") / batch.num_targets
+        (part * world_size()).backward()  # DistributedDataParallel takes the mean over the ranks
+        loss += part.detach()
     all_reduce_sum(loss)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]  # model.parameters() takes longer
     norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip)
@@ -97,9 +69,9 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
 
 
 def step_if_finite(finite, optimizer, learning_rate):
-    """Step `optimizer` where the boolean tensor `finite` says so.
+    """Step `optimizer` if the boolean tensor `finite` says so.
 
-    Most fused kernels look at it on the device (`found_inf`, made for torch.amp.GradScaler), so nobody waits for it.
+    Most fused kernels look at it on the device (`found_inf`, made for torch.amp.GradScaler), without a device sync.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

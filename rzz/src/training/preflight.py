@@ -1,7 +1,6 @@
-"""--check: what a stage would meet on this machine, found out before it begins and without writing anything.
+"""train.py --check: preview the run on this machine, from a few steps on real zeros in memory; nothing is written.
 
-    zeros, seconds = sample_zeros(config, *interval(config, 1))
-    report(device, reason, {"zeros": zeros_text(config, [interval(config, 1)], seconds)})
+    preflight(config, args, device, reason)
 """
 
 import os
@@ -10,8 +9,14 @@ import time
 
 from common.config import UserError
 from common.devices import describe_device, memory, synchronize
+from common.processes import is_distributed
 from common.text import format_duration
-from data_utils import missing_zeros, zeros_in_memory
+from data_utils import interval, missing_zeros, require_zeros, zeros_in_memory
+from model.batches import iterate_batches
+from model.network import parameter_count
+from training.checkpoints import LAST, PREVIOUS
+from training.progress import steps_left
+from training.run import TrainingRun, refuse_to_overwrite
 
 SAMPLE = 8192  # zeros, most that are computed for a look
 TIMING_BUDGET_S = 2.0  # seconds that may be spent on timing
@@ -19,17 +24,35 @@ STATE_BYTES = 12  # of a parameter in a checkpoint: weight and two averages of A
 ZERO_BYTES = 8  # of a zero in an interval file
 
 
-def print_preflight(device, reason, facts):
-    """Print what the device is, why it was chosen, what of its memory was used up to here, and {name: text} of `facts`."""
-    used, in_all = memory(device)
+def preflight(config, args, device, reason):
+    """Refuse what the training would refuse, and print what it needs, where it begins and how long it would take."""
+    if is_distributed():
+        raise UserError("--check looks at one process: run it without torchrun.")
+    refuse_to_overwrite(config, args)
+    require_zeros(config)
+    run = TrainingRun.begin(config, device, args.fresh)
+    intervals = [interval(config, t) for t in range(run.progress.round, config.data.K + 2)]
+    names = {LAST, PREVIOUS, *(f"round_{t}.pt" for t in range(run.progress.round, config.data.K + 1))}
+    new = 1 + sum(args.fresh or not (config.checkpoint_folder / name).exists() for name in names)  # and one while it is written
+    disk = check_disk_space(config, intervals, STATE_BYTES * parameter_count(run.model) * new)
+    position, steps = run.position_text(), steps_left(run.progress, config)
+
+    run.training, seconds_each = sample_zeros(config, *intervals[0])
+    batch = next(iterate_batches(run.model, run.training, config.training.batch_size))
+    run.losses.clear()
+    seconds = median_seconds(lambda: run.train_step(batch), device)
+    used, total = memory(device)
     facts = {
         "device": f"{describe_device(device)}: {reason}",
-        "memory": "the device does not say" if used is None else f"{used / 1e9:.2f} of {in_all / 1e9:.1f} GB used at most",
-        **facts,
+        "memory": "the device does not say" if used is None else f"{used / 1e9:.2f} of {total / 1e9:.1f} GB used at most",
+        "disk": disk,
+        "zeros": zeros_text(config, intervals, seconds_each),
+        "checkpoint": (f"goes on from {run.path} at " if run.path else "begins at ") + position,
+        "one step": f"{config.training.batch_size} zeros in {1000 * seconds:.0f} ms, loss {run.losses[0].item():.4f}",
+        "forecast": f"{format_duration(steps * seconds)} for {steps:,} steps, without validation and the zeros",
     }
-    width = max(map(len, facts))
     for name, text in facts.items():
-        print(f"{name:<{width}}  {text}")
+        print(f"{name:<{max(map(len, facts))}}  {text}")
     print("Nothing was written.")
 
 
@@ -60,24 +83,24 @@ def median_seconds(work, device):
 
 def zeros_text(config, intervals, seconds_each):
     """Where the zeros of `intervals`, pairs (first, count), come from. seconds_each: what one takes to compute."""
-    missing, wanted = missing_zeros(config, intervals), sum(count for _, count in intervals)
+    missing, total = missing_zeros(config, intervals), sum(count for _, count in intervals)
     source = f"Platt's tables in {config.data.platt_tables}" if config.data.platt_tables else "zeros_db.py"
     if not missing:
-        return f"{wanted:,}, all in {config.data_folder}"
-    return f"{wanted:,}, of which {missing:,} come from {source}, in {format_duration(missing * seconds_each)}"
+        return f"{total:,}, all in {config.data_folder}"
+    return f"{total:,}, of which {missing:,} come from {source}, in {format_duration(missing * seconds_each)}"
 
 
-def check_disk_space(config, intervals, other_bytes=0):
-    """What will be written: interval files that are missing, and `other_bytes` of checkpoints.
+def check_disk_space(config, intervals, checkpoint_bytes=0):
+    """Return what will be written as text: interval files that are missing, and checkpoints.
 
-    Raises UserError where the folders cannot be written to or have not enough space.
+    Raises UserError if the folders cannot be written to or have not enough space.
     """
     for folder in (config.data_folder, config.checkpoint_folder, config.log_folder):
         if not os.access(folder if folder.exists() else config.folder, os.W_OK):
             raise UserError(f"Cannot write to {folder}; change its permissions or copy config.json to a folder of yours.")
     missing = [interval for interval in intervals if missing_zeros(config, [interval])]
     zeros = sum(count for _, count in missing) + max((count for _, count in missing), default=0)  # one of them is there twice
-    needed = ZERO_BYTES * zeros + other_bytes
+    needed = ZERO_BYTES * zeros + checkpoint_bytes
     free = shutil.disk_usage(config.folder).free
     text = f"{needed / 1e6:,.1f} MB needed for zeros and checkpoints, {free / 1e9:,.1f} GB free in {config.folder}"
     if needed > free:

@@ -1,12 +1,14 @@
-"""Where a training stands: how many steps and zeros a run has, how many are done, at what speed.
+"""Where a training stands: what is done, what is left, and how long it took.
 
-    place(progress, config)                 # 'round 3/10 · epoch 1/2 · zero 3,412,608'
+    progress = Progress(round=1)
     zeros_left(progress, config)            # those of this round and of the next ones, counting each epoch
 """
 
 import dataclasses
 import math
 import time
+
+import torch
 
 from common.devices import synchronize
 from data_utils import interval
@@ -31,19 +33,6 @@ class Progress:
     validation: dict | None = None  # what was measured last: loss, best_loss of the round, mse_training, mse_validation, …
 
 
-def position_text(progress, config):
-    """'round 3/10 · epoch 1/2 · zero 3,412,608': where the training stands, for a reader."""
-    first, count = interval(config, progress.round)
-    epoch = min(progress.epoch + 1, config.training.epochs)
-    zero = first + (progress.row if progress.epoch < config.training.epochs else count)
-    return f"round {progress.round}/{config.data.K} · epoch {epoch}/{config.training.epochs} · zero {zero:,}"
-
-
-def steps_in_run(progress, config):
-    """Updates that were made and that are left: also right where a run goes on with more rounds or epochs than it began with."""
-    return progress.step + steps_left(progress, config)
-
-
 def steps_left(progress, config):
     """Updates from where the training stands to its end."""
     size = config.training.batch_size
@@ -59,12 +48,17 @@ def epochs_left(progress, config):
     """Yield (its zeros, those of them that were trained on) for each epoch that is not finished."""
     for t in range(progress.round, config.data.K + 1):
         for epoch in range(progress.epoch if t == progress.round else 0, config.training.epochs):
-            here = (t, epoch) == (progress.round, progress.epoch)
-            yield interval(config, t)[1], progress.row if here else 0
+            is_current = (t, epoch) == (progress.round, progress.epoch)
+            yield interval(config, t)[1], progress.row if is_current else 0
+
+
+def floats(losses):
+    """Return tensors on a device as a list of floats, in one transfer, which is a device sync."""
+    return torch.stack(losses).tolist() if losses else []
 
 
 class Stopwatch:
-    """Adds the seconds since it last looked to progress.seconds and knows the speed since the last line of the log."""
+    """Adds the time of each lap to progress.seconds, and knows the speed since the last line of the log."""
 
     def __init__(self, progress, device):
         synchronize(device)
@@ -72,7 +66,7 @@ class Stopwatch:
         self.last = time.monotonic()
         self.line = (progress.step, progress.seconds)
 
-    def look(self):
+    def lap(self):
         now = time.monotonic()
         self.progress.seconds += now - self.last
         self.last = now

@@ -1,90 +1,221 @@
-"""What a run of train.py has on the disk: when it may be begun, gone on with, moved aside, and how it is saved.
+"""One training run as one object: settings, model, optimizer, progress, device, stopwatch; and its files on the disk.
 
-    refuse_to_overwrite(config, args)           # UserError where there is a run and neither --resume nor --fresh was said
-    save(config, model, optimizer, progress, device, clock, [LAST])     # whether that worked; a full disk is survived
+    run = TrainingRun.begin(config, device)         # from the latest checkpoint, or from the beginning
+    for _ in run.rounds():
+        for batch in run.batches():
+            run.train_step(batch)
+        run.save(f"round_{run.progress.round}.pt", LAST)
 """
 
 import datetime
 import os
+import platform
+from contextlib import contextmanager
+from pathlib import Path
 
-from common.config import UserError, require_writable
+import torch
+
+from common.config import Config, UserError, require_writable
+from common.devices import compiled, free_memory, is_out_of_memory, precision
+from common.files import exclusive_lock, read_json_lines, write_json_lines
 from common.logs import log
-from common.processes import rank
+from common.processes import barrier, rank, world_size, wrap_ddp
+from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
+from model.batches import iterate_batches
 from model.network import build_model
 from training.checkpoints import checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
 from training.model_card import NAME as MODEL_CARD
-from training.optimizer import make_optimizer
-from training.progress import Progress, position_text
+from training.optimizer import learning_rate_at, make_optimizer, training_step
+from training.progress import Progress, Stopwatch, floats, steps_left, zeros_left
 
 # What the row position and the weights of a run depend on; a resumed run must agree in all of it.
 IMMUTABLE_SETTINGS = ("data.interval_size", "data.first_round", "training.batch_size", "training.seed")
 
 
+class TrainingRun:
+    """Everything that one training works with.
+
+    path: the checkpoint that it goes on from, None at the beginning. training, validation: the datasets of the round,
+    the latter None in all ranks but 0. losses: of the steps since the last line of the log, on the device.
+    """
+
+    def __init__(self, config: Config, device: torch.device, model, optimizer, progress: Progress, path: Path | None = None):
+        self.config, self.device, self.path = config, device, path
+        self.model, self.optimizer, self.progress = model, optimizer, progress
+        self.compiled_model = compiled(wrap_ddp(model), device, config.training.compile)
+        self.stopwatch = Stopwatch(progress, device)
+        self.total_steps = progress.step + steps_left(progress, config)
+        self.total_zeros = progress.zeros + zeros_left(progress, config)
+        self.rank = rank()
+        self.losses = list(torch.tensor(progress.losses, device=device))
+        self.micro_batches = 1  # of a batch; more if the device's memory does not hold it whole
+        self.saved = True  # whether the last attempt to save worked
+        self.training = self.validation = None
+
+    @classmethod
+    def start(cls, config, device, args):
+        """Return the run that the command line asks for; what it replaces is moved aside, and the log goes on where it does.
+
+        Raises UserError if there is a run already and args say neither resume nor fresh, or if zeros_db lacks the zeros.
+        """
+        if rank() == 0:
+            refuse_to_overwrite(config, args)
+            require_zeros(config)
+        barrier()
+        run = cls.begin(config, device, args.fresh)
+        if run.rank == 0 and run.path is None:
+            archive_run(config)
+        if run.rank == 0:
+            rewind_log(config, run.progress.log_lines)
+        return run
+
+    @classmethod
+    def begin(cls, config, device, fresh=False):
+        """Return the run that goes on from its latest good checkpoint, or begins if there is none or it shall be `fresh`.
+
+        Raises UserError if the checkpoint does not fit the settings.
+        """
+        model = build_model(config.model, config.training.seed).to(device)
+        optimizer = make_optimizer(model, config.training)
+        checkpoint, path = (None, None) if fresh else latest_checkpoint(config.checkpoint_folder)
+        if checkpoint is None:
+            return cls(config, device, model, optimizer, Progress(round=config.data.first_round))
+        check_compatible(checkpoint, config, path)
+        return cls(config, device, model, optimizer, restore(checkpoint, model, optimizer, path), path)
+
+    def position_text(self):
+        """'round 3/10 · epoch 1/2 · zero 3,412,608': where the training stands, for a reader."""
+        progress, epochs = self.progress, self.config.training.epochs
+        first, count = interval(self.config, progress.round)
+        zero = first + (progress.row if progress.epoch < epochs else count)
+        return f"round {progress.round}/{self.config.data.K} · epoch {min(progress.epoch + 1, epochs)}/{epochs} · zero {zero:,}"
+
+    def rounds(self):
+        """Go through the rounds from where the run stands, with `training` and `validation` set for each; yield its number."""
+        config, progress = self.config, self.progress
+        while progress.epoch < config.training.epochs or progress.round < config.data.K:
+            if progress.epoch >= config.training.epochs:
+                progress.round, progress.epoch, progress.row = progress.round + 1, 0, 0
+            self.training = training_zeros(config, progress.round)
+            if self.rank == 0:
+                self.validation = validation_zeros(config, progress.round)
+                if progress.round < config.data.K:
+                    fetch_ahead(config, *interval(config, progress.round + 2))
+            yield progress.round
+
+    def batches(self):
+        """Yield the batches of the round from where the run stands, epoch by epoch, and begin to stop the time."""
+        progress, settings = self.progress, self.config.training
+        self.stopwatch = Stopwatch(progress, self.device)
+        while progress.epoch < settings.epochs:
+            yield from iterate_batches(self.model, self.training, settings.batch_size, progress.row, self.rank, world_size())
+            progress.epoch, progress.row = progress.epoch + 1, 0
+
+    def train_step(self, batch):
+        """Make one update from `batch`, note its loss and where the run stands then; return the number of its zeros."""
+        progress, settings = self.progress, self.config.training
+        self.losses.append(self.train_step_with_oom_retry(batch))
+        zeros = min(settings.batch_size, len(self.training) - progress.row)
+        progress.row, progress.step, progress.zeros = progress.row + zeros, progress.step + 1, progress.zeros + zeros
+        return zeros
+
+    def train_step_with_oom_retry(self, batch):
+        """Return the loss of one update, cutting the batch into more micro-batches until the memory holds one.
+
+        Micro-batches go through the model itself: gradients cannot be added up in the CUDA graphs of torch.compile
+        (pytorch#169545).
+        """
+        settings, step = self.config.training, self.progress.step
+        rate = learning_rate_at(step, self.total_steps, settings)
+        dtype, _ = precision(self.device, settings.precision)
+        while True:
+            try:
+                model = self.compiled_model if self.micro_batches == 1 else self.model
+                return training_step(model, self.optimizer, batch, rate, settings.gradient_clip, (settings.seed, step, self.rank),
+                                     self.micro_batches, dtype)  # fmt: skip
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or 2 * self.micro_batches > settings.batch_size or world_size() > 1:
+                    raise
+            self.micro_batches *= 2  # outside of the except block, which keeps the failed step's tensors alive
+            free_memory(self.device)
+            log.warning("Out of memory with %d zeros at a time: from here on batches of %d are computed in %d parts, for the same "
+                        "updates.", 2 * settings.batch_size // self.micro_batches, settings.batch_size, self.micro_batches)
+
+    def save(self, *names):
+        """Save a checkpoint under each of `names`. A full disk is logged and survived, see require_saved."""
+        self.stopwatch.lap()
+        self.progress.losses = floats(self.losses)
+        if self.rank > 0:
+            return
+        self.saved = True
+        checkpoint = make_checkpoint(self.model, self.optimizer, self.progress, self.config, self.device)
+        for name in names:
+            try:
+                save_checkpoint(checkpoint, self.config.checkpoint_folder / name)
+            except OSError as error:
+                self.saved = False
+                log.error("Could not save %s (%s); the older checkpoint stays and training goes on. Free some space.",
+                          name, error.strerror)
+
+    def require_saved(self):
+        """Raise UserError if the training ends with a checkpoint that could not be saved."""
+        if not self.saved:
+            raise UserError(f"Stopped at {self.position_text()}, which could not be saved in {self.config.checkpoint_folder}: free "
+                            "some space and go on with --resume from the checkpoint before.")
+
+
+# ----------------------------------------------------------------------------------------------------- files of the run
+
+
+@contextmanager
+def run_lock(config):
+    """Hold the run folder for rank 0 within the block. Raises UserError, naming who trains in it, if another process does."""
+    require_writable(config.checkpoint_folder)
+    if rank() > 0:
+        yield
+        return
+    owner = f"process {os.getpid()} on {platform.node()}, begun {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+    with exclusive_lock(config.checkpoint_folder / ".lock", owner) as holder:
+        if holder:
+            raise UserError(f"{config.folder} is being trained by {holder}; wait for it, or use another --config.")
+        yield
+
+
 def refuse_to_overwrite(config, args):
-    """Raise UserError where there is a run and the command line does not say what to do with it."""
+    """Raise UserError if there is a run and the command line does not say what to do with it."""
     if not args.resume and not args.fresh and checkpoint_files(config.checkpoint_folder):
         raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
 
 
 def archive_run(config):
-    """Move the checkpoints and training logs of a run to previous_runs/<time>/; return whether there was any of them."""
+    """Move the checkpoints and training logs of a run, if there are any, to previous_runs/<time>/."""
     logs = [config.log_folder / name for name in ("training.log", "training.jsonl", "evaluation.json", "predictions.jsonl")]
     files = [*config.checkpoint_folder.glob("*.pt"), *(path for path in logs if path.exists() and path.stat().st_size)]
     if not files:
-        return False
-    aside = config.folder / "previous_runs" / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    require_writable(aside)
+        return
+    archive = config.folder / "previous_runs" / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    require_writable(archive)
     for path in [*files, *config.checkpoint_folder.glob(MODEL_CARD)]:
-        os.replace(path, aside / path.name)
-    log.info("The run before was moved to %s", aside)
-    return True
+        os.replace(path, archive / path.name)
+    log.info("The run before was moved to %s", archive)
+
+
+def rewind_log(config, lines):
+    """Keep the first `lines` of training.jsonl: those after the checkpoint are of steps that will be made again."""
+    path = config.log_folder / "training.jsonl"
+    if path.exists():
+        write_json_lines(path, read_json_lines(path)[:lines])
 
 
 def check_compatible(checkpoint, config, path):
-    """Raise UserError, naming the key, where the checkpoint is of another shape, other data or a later round than the settings."""
-    names = [*IMMUTABLE_SETTINGS, *(f"model.{key}" for key in config.settings["model"])]
-    for name in names:
+    """Raise UserError, naming the key, if the checkpoint has another shape, other data or a later round than the settings."""
+    for name in [*IMMUTABLE_SETTINGS, *(f"model.{key}" for key in config.settings["model"])]:
         section, key = name.split(".")
         saved, wanted = checkpoint["config"][section].get(key), config.settings[section][key]
         if saved != wanted:
             raise UserError(f"{path} was trained with {name} = {saved}, but the settings say {wanted}: "
-                            f"set it back to go on, or begin anew with --fresh.")
+                            f"set it back to go on, or begin again with --fresh.")
     reached = checkpoint["progress"]["round"]
     if reached > config.data.K:
         raise UserError(f"{path} is in round {reached}, but data.K is {config.data.K}: set data.K to {reached} or more, or begin "
-                        "anew with --fresh.")
-
-
-def save(config, model, optimizer, progress, device, clock, names):
-    """Save a checkpoint under each of `names`; return whether that worked. A full disk is said and survived."""
-    clock.look()
-    if rank() > 0:
-        return True
-    saved = True
-    checkpoint = make_checkpoint(model, optimizer, progress, config, device)
-    for name in names:
-        try:
-            save_checkpoint(checkpoint, config.checkpoint_folder / name)
-        except OSError as error:
-            saved = False
-            log.error("Could not save %s (%s); the older checkpoint stays and training goes on. Free some space.",
-                      name, error.strerror)
-    return saved
-
-
-def require_saved(saved, config, progress):
-    """Raise UserError where training ends with a checkpoint that could not be saved."""
-    if not saved:
-        raise UserError(f"Stopped at {position_text(progress, config)}, which could not be saved in {config.checkpoint_folder}: "
-                        "free some space and go on with --resume from the checkpoint before.")
-
-
-def begin(config, args, device):
-    """Return (model, optimizer, progress, path of the checkpoint that they were read from, None at the beginning)."""
-    model = build_model(config.model, config.training.seed).to(device)
-    optimizer = make_optimizer(model, config.training)
-    checkpoint, path = (None, None) if args.fresh else latest_checkpoint(config.checkpoint_folder)
-    if checkpoint is None:
-        return model, optimizer, Progress(round=config.data.first_round), None
-    check_compatible(checkpoint, config, path)
-    return model, optimizer, restore(checkpoint, model, optimizer, path), path
+                        "again with --fresh.")

@@ -15,19 +15,23 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from common.config import CONTEXT, HardwareProfile, ModelConfig, Throughput, TrainingConfig
+from common.config import HardwareProfile, ModelConfig, Throughput, TrainingConfig
 from common.devices import describe_device, fast_cores, synchronize
 from data_utils import RiemannZerosDataset
 from model.batches import iterate_batches
-from model.index_embedding import DISTANCES, NOTHING_LEFT, primes_up_to
+from model.index_embedding import parts_of
 from model.network import build_model, cross_entropy, logits_of, parameter_count
-from model.tokenizer import SCALE
+from model.tokenizer import SCALE, vocabulary
 from training.optimizer import make_optimizer, training_step
 from zeta.riemann_siegel import smooth_zeros
 
 BYTES = 4  # of a float32
 OPTIMIZER_COPIES = 4  # weights, gradients, and the two averages of AdamW
-VOCABULARY = 16
+# (d_model, layers, batch size): launching decides the first, arithmetic the last. Those compared are none of those fitted.
+FITTED = [(d_model, layers, size) for d_model, layers in ((32, 1), (64, 2), (64, 4), (128, 4)) for size in (16, 64, 128)]
+COMPARED = [(48, 2, 32), (96, 3, 64), (160, 4, 128)]
+SECONDS, UPDATES = 2.0, 5  # at least, of each size
+FASTEST = 1e6  # TFLOP/s or GB/s, for what is too small to be seen
 
 
 def block_parameters(model):
@@ -36,25 +40,14 @@ def block_parameters(model):
     return model.d_model * (model.num_heads * (2 * d_k + 2 * d_v) + 2 * d_ff)
 
 
-def phase_parameters(model):
-    """Number of parameters of the matrices that read the phases of the primes, once a row."""
-    if model.index_embedding != "primes":
-        return 0
-    return 2 * len(primes_up_to(model.max_prime)) * model.d_model + model.d_model**2
-
-
-def parameter_forecast(model):
+def parameters_of(model):
     """Number of parameters of the Transformer that a ModelConfig describes."""
     d, heads = model.d_model, model.num_heads
     d_k, d_v, d_ff = model.head_sizes()
     biases_and_norms = heads * (2 * d_k + d_v) + d + d_ff + d + 4 * d
-    count = model.num_layers * (block_parameters(model) + biases_and_norms)
-    count += VOCABULARY * d + 2 * CONTEXT * d + 2 * d + (d + 1) * VOCABULARY  # embeddings, last norm, head
-    if model.index_embedding in ("smooth", "primes"):
-        count += 2 * (NOTHING_LEFT + 1) * d + (DISTANCES + 1) * d
-    if model.index_embedding == "primes":
-        count += phase_parameters(model) + 2 * d
-    return count
+    token_embedding_norm_and_head = len(vocabulary) * d + 2 * d + (d + 1) * len(vocabulary)
+    index_embedding = sum(part.cost(model, 0)[0] for part in parts_of(model.index_embedding))
+    return model.num_layers * (block_parameters(model) + biases_and_norms) + token_embedding_norm_and_head + index_embedding
 
 
 def columns(last_index):
@@ -73,7 +66,7 @@ def wanted_columns(T):
 
 
 def activation_bytes(model, T):
-    """Bytes that the backward pass needs to find again of one row of T columns: what autograd saves."""
+    """Bytes that autograd saves of one row of T columns for the backward pass."""
     d, heads = model.d_model, model.num_heads
     d_k, d_v, d_ff = model.head_sizes()
     seen = 2 * d + heads * (d_k + d_v)  # of a column that a block looks at
@@ -82,12 +75,12 @@ def activation_bytes(model, T):
         computed += 2 * d + 2 * heads * T
     R = wanted_columns(T)
     blocks = (model.num_layers - 1) * T * (seen + computed) + T * seen + R * (computed + d)
-    return BYTES * (blocks + R * (2 * d + 3 * VOCABULARY))
+    return BYTES * (blocks + R * (2 * d + 3 * len(vocabulary)))
 
 
 def state_bytes(model):
     """Bytes of weights, gradients and AdamW's averages."""
-    return BYTES * OPTIMIZER_COPIES * parameter_forecast(model)
+    return BYTES * OPTIMIZER_COPIES * parameters_of(model)
 
 
 def memory_gb(config):
@@ -102,13 +95,14 @@ def flops_per_zero(model, T):
     R = wanted_columns(T)
     computed = (model.num_layers - 1) * T + R  # columns, over all blocks
     attention = computed * model.num_heads * T * (d_k + d_v)
-    seen_only = (T - R) * model.d_model * model.num_heads * (d_k + d_v)  # keys and values
-    products = computed * block_parameters(model) + seen_only + R * VOCABULARY * model.d_model + phase_parameters(model)
+    keys_and_values = (T - R) * model.d_model * model.num_heads * (d_k + d_v)  # of columns that the last block only looks at
+    index_embedding = sum(part.cost(model, T)[1] for part in parts_of(model.index_embedding))
+    products = computed * block_parameters(model) + keys_and_values + R * len(vocabulary) * model.d_model + index_embedding
     return 3 * 2 * (products + attention)
 
 
 def step_seconds(model, zeros, T, speed):
-    """Seconds of one update with `zeros` rows of T columns, on a processor of the given SpeedConfig."""
+    """Seconds of one update with `zeros` rows of T columns, on a processor of the given Throughput."""
     launches = speed.layer_ms / 1e3 * (model.num_layers + 1)
     arithmetic = zeros * flops_per_zero(model, T) / (speed.tflops * 1e12)
     traffic = zeros * activation_bytes(model, T) / (speed.gb_per_s * 1e9)
@@ -122,16 +116,8 @@ def training_hours(config, epochs):
     return zeros / batch_size * step_seconds(config.model, batch_size, run_columns(config), config.tuning.host.device) / 3600
 
 
-# (d_model, layers, batch size): launching decides the first, arithmetic the last. Those compared are none of those fitted.
-FITTED = [(d_model, layers, size) for d_model, layers in ((32, 1), (64, 2), (64, 4), (128, 4)) for size in (16, 64, 128)]
-COMPARED = [(48, 2, 32), (96, 3, 64), (160, 4, 128)]
-SECONDS = 2.0  # of updates of each size
-UPDATES = 5  # at least
-FASTEST = 1e6  # TFLOP/s or GB/s, for what is too small to be seen
-
-
 def measure_hardware(device):
-    """Measure this machine and return it as a HostConfig: the `device` that trains, and one core of those that tune."""
+    """Measure this machine and return it as a HardwareProfile: the `device` that trains, and one core of those that tune."""
     with single_thread():
         core = fitted_speed(torch.device("cpu"))
     alike = device.type == "cpu" and torch.get_num_threads() == 1
@@ -150,7 +136,7 @@ def single_thread():
 
 
 def fitted_speed(device):
-    """Return the SpeedConfig that explains the measured times of FITTED best: least squares of the relative errors."""
+    """Return the Throughput that explains the measured times of FITTED best: least squares of the relative errors."""
     T = some_zeros(1).width - 1
     models = [(ModelConfig(d_model=d_model, num_layers=layers), size) for d_model, layers, size in FITTED]
     seconds = np.array([measured_step_seconds(model, size, device) for model, size in models])
@@ -160,14 +146,14 @@ def fitted_speed(device):
     return Throughput(min(FASTEST, 1e-12 / flop), min(FASTEST, 1e-9 / byte), 1e3 * layer)
 
 
-def positive_least_squares(matrix, goal):
-    """Return the x that minimises |matrix · x - goal| among those without a negative entry, with 1e-30 for 0.
+def positive_least_squares(matrix, target):
+    """Return the x that minimises |matrix · x - target| among those without a negative entry, with 1e-30 for 0.
 
     The columns with the most negative entry are left out one by one, which is enough for a matrix of three columns.
     """
     columns, found = list(range(matrix.shape[1])), np.full(matrix.shape[1], 1e-30)
     while columns:
-        x = np.linalg.lstsq(matrix[:, columns], goal, rcond=None)[0]
+        x = np.linalg.lstsq(matrix[:, columns], target, rcond=None)[0]
         if x.min() > 0:
             found[columns] = x
             break

@@ -8,7 +8,7 @@ import json
 import math
 
 from common.files import append_json_lines, read_json_lines
-from tuning.cost import parameter_forecast
+from tuning.cost import parameters_of
 from tuning.grid import key_of, requested_epochs, trial_key_settings
 
 
@@ -95,7 +95,7 @@ class SearchLog:
     def write(self, trials, epochs, results):
         """Add the result of each of `trials` after so many epochs, all of them in one write."""
         lines = [{"kind": "rung", "point": trial.values, "epochs": epochs, **result,
-                  "parameters": parameter_forecast(trial.settings.model),
+                  "parameters": parameters_of(trial.settings.model),
                   "settings": trial_key_settings(trial.settings)}
                  for trial, result in zip(trials, results, strict=True)]  # fmt: skip
         append_json_lines(self.path, lines)

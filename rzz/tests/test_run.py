@@ -55,13 +55,13 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(by_the_
     assert not all(torch.equal(old, new) for old, new in zip(before, state_of(model, optimizer), strict=True))
 
 
-@pytest.mark.parametrize("parts", [2, 3, 5])
-def test_a_batch_in_parts_makes_the_same_update(parts):
+@pytest.mark.parametrize("micro_batches", [2, 3, 5])
+def test_a_batch_in_micro_batches_makes_the_same_update(micro_batches):
     results = []
-    for cut in (1, parts):
+    for cut in (1, micro_batches):
         model = build_model(SMALL, 1)
         optimizer = make_optimizer(model, TrainingConfig())
-        loss = training_step(model, optimizer, batch_of(model, ZEROS, 6), 1e-2, 1.0, (1, 0), parts=cut)
+        loss = training_step(model, optimizer, batch_of(model, ZEROS, 6), 1e-2, 1.0, (1, 0), micro_batches=cut)
         results.append((loss, [parameter.grad for parameter in model.parameters()]))
     torch.testing.assert_close(results[0], results[1])
 
@@ -101,7 +101,7 @@ def test_skipped_updates_are_logged_with_where_they_were(config, monkeypatch):
             if hook:
                 hook.remove()
 
-    monkeypatch.setattr("training.optimizer.training_step", sick_twice)
+    monkeypatch.setattr("training.run.training_step", sick_twice)
     training(config)
     text = (config.parent / "logs" / "rzz.log").read_text()
     assert "Skipped the update of step 2 (round 0, epoch 1, row 64, lr 1.00e-03)" in text
@@ -118,7 +118,7 @@ def test_too_many_skipped_updates_in_a_row_stop_the_training_and_keep_the_checkp
             spoil(model)
         return real(model, *arguments, **options)
 
-    monkeypatch.setattr("training.optimizer.training_step", sick_from_step_5)
+    monkeypatch.setattr("training.run.training_step", sick_from_step_5)
     with pytest.raises(UserError, match="3 updates in a row"):
         training(config, "--set", "training.max_bad_steps=3", "--set", "training.validation_interval=1000")
     good = load_checkpoint(config.parent / "checkpoints" / "last.pt")
@@ -142,11 +142,11 @@ def test_out_of_memory_halves_what_is_computed_at_a_time_and_the_run_is_the_same
     no_dropout = ("--set", "model.dropout=0")
     training(other, *no_dropout)
     real = network.logits_of
-    monkeypatch.setattr(train, "compiled", lambda model, device, setting: Compiled(model))
+    monkeypatch.setattr("training.run.compiled", lambda model, device, setting: Compiled(model))
 
     def too_much_for_20(model, batch, *dtype):
         trains = torch.is_grad_enabled()
-        assert isinstance(model, Compiled) == (trains and len(batch.tokens) == 64)  # its CUDA graphs cannot do parts
+        assert isinstance(model, Compiled) == (trains and len(batch.tokens) == 64)  # its CUDA graphs cannot do micro-batches
         if trains and len(batch.tokens) > 20:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return real(model, batch, *dtype)
@@ -165,7 +165,7 @@ def test_another_error_is_not_taken_for_full_memory(config, monkeypatch):
     def broken(*arguments, **options):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("training.optimizer.training_step", broken)
+    monkeypatch.setattr("training.run.training_step", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         training(config)
 
