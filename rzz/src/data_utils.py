@@ -42,12 +42,10 @@ DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
 class RiemannZerosDataset(Dataset):
     """Zeros in index order: single items for a DataLoader, contiguous batches for the training loop.
 
-    Item k is (inputs, targets), int64 tensors of shape (31,): the row without its last token, and the row without its
-    first, with 'p' at positions that have no target. So one row carries all trajectories of its zero, and 'p', which is
-    never a target, marks positions without a loss. Rows are encoded on demand, a million in less than a second.
-
-    indexes, values: int64 (n,), increasing. width: columns up to the end of the longest row; all columns after it are
-    padding. first: the leftmost column of a ':'; no row has a target before it.
+    Item k is (inputs, targets), int64 tensors of shape (31,): the row without its last token, and the row without its first, with
+    'p' at positions that have no target. So one row carries all trajectories of its zero. Rows are encoded on demand, a million in
+    less than a second. indexes, values: int64 (n,), increasing. width: columns up to the end of the longest row; all columns after
+    it are padding. first: the leftmost column of a ':'; no row has a target before it.
     """
 
     def __init__(self, indexes, values):
@@ -61,20 +59,17 @@ class RiemannZerosDataset(Dataset):
 
     def __getitem__(self, k):
         row = encode_rows([self.indexes[k]], [self.values[k]])
-        inputs, targets = row[0, :-1], targets_of_rows(row)[0]
-        return torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(targets.astype(np.int64))
+        return torch.from_numpy(row[0, :-1]).long(), torch.from_numpy(targets_of_rows(row)[0]).long()
 
     def batch(self, start, size):
         """Return rows start … start + size - 1 as (inputs, targets, indexes): uint8 (size, width - 1) twice, int64 (size,).
 
         The shape is always the same: rows without a loss fill the last batch.
         """
-        stop = min(start + size, len(self))
+        indexes, values = self.indexes[start : start + size], self.values[start : start + size]
         rows = np.full((size, self.width), PAD, np.uint8)
-        indexes = np.full(size, self.indexes[stop - 1], np.int64)
-        rows[: stop - start] = encode_rows(self.indexes[start:stop], self.values[start:stop])[:, : self.width]
-        indexes[: stop - start] = self.indexes[start:stop]
-        return rows[:, :-1], targets_of_rows(rows), indexes
+        rows[: len(indexes)] = encode_rows(indexes, values)[:, : self.width]
+        return rows[:, :-1], targets_of_rows(rows), np.pad(indexes, (0, size - len(indexes)), mode="edge")
 
     def subset(self, positions):
         """Return a dataset of the zeros at `positions` (a slice or an array)."""
@@ -105,26 +100,18 @@ def validation_zeros(config, t):
     num_test = config.data.N if t == config.data.K else 0
     size = validation_size(config.data)
     path = config.data_folder / f"validation_round_{t}_seed_{config.training.seed}.npy"
-    positions = stored_sample(path, zeros.indexes, num_test, size)
-    if positions is None:
-        generator = np.random.default_rng(derive_seed(config.training.seed, 1, t))  # 1: validation samples
-        positions = num_test + np.sort(generator.choice(len(zeros) - num_test, size=size, replace=False))
-        write_values(path, zeros.indexes[positions])
+    if path.exists():
+        try:
+            positions = load_values(path, size) - zeros.indexes[0]
+            if (np.diff(positions) > 0).all() and num_test <= positions[0] and positions[-1] < len(zeros):
+                return zeros.subset(positions)
+        except ValueError:
+            pass  # it is damaged
+        log.warning("%s does not fit the settings or is damaged; moved to %s and drawn again", path.name, quarantine(path).name)
+    generator = np.random.default_rng(derive_seed(config.training.seed, 1, t))  # 1: validation samples
+    positions = num_test + np.sort(generator.choice(len(zeros) - num_test, size=size, replace=False))
+    write_values(path, zeros.indexes[positions])
     return zeros.subset(positions)
-
-
-def stored_sample(path, indexes, num_test, size):
-    """Return the positions in `indexes` of the sample stored at `path`, or None if it is missing or does not fit."""
-    if not path.exists():
-        return None
-    try:
-        sample = load_values(path, size)
-        if (np.diff(sample) > 0).all() and indexes[num_test] <= sample[0] and sample[-1] <= indexes[-1]:
-            return sample - indexes[0]
-    except ValueError:
-        pass  # it is damaged
-    log.warning("%s does not fit the settings or is damaged; moved to %s and drawn again", path.name, quarantine(path).name)
-    return None
 
 
 def test_zeros(config):
@@ -153,22 +140,16 @@ def stored_zeros(config, first, count):
         values = read_values(path, first, count)
     except (FileNotFoundError, ValueError):
         with exclusive_lock(config.data_folder / ".lock", f"process {os.getpid()}", wait=True):
-            values = build_interval_file(config, path, first, count)
+            try:
+                values = read_values(path, first, count)  # another process may have built it meanwhile
+            except (FileNotFoundError, ValueError) as error:
+                if path.exists():
+                    log.warning("%s; moved to %s and built again", error, quarantine(path).name)
+                partial = path.with_suffix(".partial")
+                values = fetch_values(config, first, count, partial)
+                write_values(path, values)
+                partial.unlink(missing_ok=True)
     return RiemannZerosDataset(np.arange(first, first + count), values)
-
-
-def build_interval_file(config, path, first, count):
-    """Build the interval file `path`, unless another process has done so meanwhile, and return its values."""
-    if path.exists():
-        try:
-            return read_values(path, first, count)
-        except ValueError as error:
-            log.warning("%s; moved to %s and built again", error, quarantine(path).name)
-    partial = path.with_suffix(".partial")
-    values = fetch_values(config, first, count, partial)
-    write_values(path, values)
-    partial.unlink(missing_ok=True)
-    return values
 
 
 def interval_file(config, first, count):
@@ -184,8 +165,7 @@ def missing_zeros(config, intervals):
 def fetch_ahead(config, first, count):
     """Start building the file of an interval, if it is missing and large, in a process that runs in parallel to the training.
 
-    A thread would hold the GIL, zero by zero, and keep the training from feeding the device. An error there is
-    raised again, and shown, when the training needs the interval.
+    A thread would hold the GIL, zero by zero. An error there is raised again, and shown, when the training needs the interval.
     """
     if count >= FETCH_AHEAD and not interval_file(config, first, count).exists():
         with signals_blocked():
@@ -218,7 +198,7 @@ def fetch_values(config, first, count, partial):
             if filled > count:
                 break
     try:
-        return checked(np.concatenate([np.empty(0, np.int64), *chunks]), first, count)
+        return checked_zeros(np.concatenate([np.empty(0, np.int64), *chunks]), first, count)
     except UserError:
         partial.unlink(missing_ok=True)
         raise
@@ -228,8 +208,7 @@ def read_chunks(partial):
     """Return the complete chunks of an interrupted fetch as int64 arrays, and cut off what follows them in the file."""
     if not partial.exists():
         return []
-    content, size = partial.read_bytes(), FETCH_CHUNK * 8 + DIGEST_SIZE
-    chunks = []
+    chunks, content, size = [], partial.read_bytes(), FETCH_CHUNK * 8 + DIGEST_SIZE
     while (chunk := without_digest(content[len(chunks) * size : (len(chunks) + 1) * size])) is not None:
         chunks.append(np.frombuffer(chunk, np.int64))
     with open(partial, "r+b") as file:
@@ -247,9 +226,7 @@ def write_values(path, values):
 
 def read_values(path, first, count):
     """Return the values (count,) of an interval file. Raises ValueError, naming the file, if they cannot be these zeros."""
-    values = load_values(path, count)
-    check_values(values, first, str(path))
-    return values
+    return checked(load_values(path, count), first, str(path))
 
 
 def load_values(path, count):
@@ -289,7 +266,7 @@ def zeros_in_memory(config, first, count):
     """Return the zeros first … first + count - 1 straight from zeros_db: no file in data/ is read or written."""
     with zeros_source(config, first, count):
         values = values_of_pairs(itertools.islice(zeros_from(first, count), count), first)
-    return RiemannZerosDataset(np.arange(first, first + count), checked(values, first, count))
+    return RiemannZerosDataset(np.arange(first, first + count), checked_zeros(values, first, count))
 
 
 def require_zeros(config):
@@ -305,9 +282,9 @@ def require_zeros(config):
 
 @contextmanager
 def zeros_source(config, first, count):
-    """Within the block zeros_db, which may be the user's own, reads Platt's tables if the settings name them.
+    """Let zeros_db, which may be the user's own, read Platt's tables if the settings name them.
 
-    Its errors become UserErrors, and mpmath gets its precision back.
+    Within the block its errors become UserErrors; after it mpmath gets its precision back.
     """
     if config.data.platt_tables:
         if not hasattr(zeros_db, "use_platt_tables"):
@@ -330,21 +307,17 @@ def zeros_from(first, count):
     request is repeated from one zero earlier, and zeros before `first` are skipped.
     """
     for earlier in (0, 1):
-        zeros = iter(zeros_db.zeros_starting_at_N(first - earlier, count + earlier))
-        zeros = itertools.dropwhile(lambda pair: pair[0] < first, zeros)
-        begin = next(zeros, None)
-        if begin is None or begin[0] != first + 1:
+        zeros = itertools.dropwhile(lambda pair: pair[0] < first, zeros_db.zeros_starting_at_N(first - earlier, count + earlier))
+        begin = list(itertools.islice(zeros, 1))
+        if not begin or begin[0][0] != first + 1:
             break
-    return itertools.chain([] if begin is None else [begin], zeros)
+    return itertools.chain(begin, zeros)
 
 
 def values_of_pairs(pairs, first):
-    """Return the int64 values of an iterator of (index, mpf). Raises UserError if the indexes are not first, first + 1, …
+    """Return the int64 values of an iterator of (index, mpf). Raises UserError if the indexes are not first, first + 1, …"""
 
-    Takes one pair at a time: with a list of pairs Python's garbage collector takes as long as computing the zeros.
-    """
-
-    def values():
+    def values():  # one at a time: with a list of pairs Python's garbage collector takes as long as computing the zeros
         for expected, (index, zero) in enumerate(pairs, first):
             if index != expected:
                 raise UserError(f"zeros_db gave zero {index} instead of zero {expected}.")
@@ -354,35 +327,30 @@ def values_of_pairs(pairs, first):
 
 
 def truncated_value(zero):
-    """Return the mpf `zero` in ten-thousandths, cut and not rounded, as an int.
-
-    Works on the number's own mantissa and exponent, so mpmath's working precision does not matter.
-    """
-    sign, mantissa, exponent, _ = zero._mpf_
+    """Return the mpf `zero` in ten-thousandths, cut and not rounded, as an int."""
+    sign, mantissa, exponent, _ = zero._mpf_  # its own, so mpmath's working precision does not matter
     if sign or not mantissa:
         raise ValueError(f"{zero} is not a positive number")
     return int(mantissa * SCALE >> -exponent if exponent < 0 else mantissa * SCALE << exponent)
 
 
-def checked(values, first, count):
+def checked_zeros(values, first, count):
     """Return `values` of zeros_db. Raises UserError if they cannot be the zeros first … first + count - 1."""
     if len(values) != count:
         more = " or more" if len(values) > count else ""
         raise UserError(f"zeros_db gave {len(values)} zeros{more} from index {first} on instead of {count}.")
     try:
-        check_values(values, first, "zeros_db")
+        return checked(values, first, "zeros_db")
     except ValueError as error:
         raise UserError(f"{error}; rzz/src/zeros_db.py returned invalid zeros.") from error
-    return values
 
 
-def check_values(values, first, source):
-    """Raise ValueError, naming the `source`, if `values` do not increase or lie far from the smooth count.
+def checked(values, first, source):
+    """Return `values`. Raises ValueError, naming the `source`, if they do not increase or lie far from the smooth count.
 
-    A zero is about S(t) mean spacings away from the smooth count, and |S(t)| was below 3.4 wherever it was computed
-    (Bober and Hiary, "New computations of the Riemann zeta function on the critical line", 2018). So a wrong digit is
-    noticed, and so are indexes that are off by one: they shift the mean deviation by one spacing, while that of the true
-    zeros is below 0.02 over any 100.
+    A zero is about S(t) mean spacings away from the smooth count, and |S(t)| was below 3.4 wherever it was computed (Bober and
+    Hiary, "New computations of the Riemann zeta function on the critical line", 2018). So a wrong digit is noticed, and so are
+    indexes that are off by one: they shift the mean deviation by one spacing, while that of true zeros is below 0.02 over any 100.
     """
     if (drops := np.flatnonzero(np.diff(values) <= 0)).size:
         raise ValueError(f"{source}: zero {first + drops[0] + 1} is not above zero {first + drops[0]}")
@@ -395,3 +363,4 @@ def check_values(values, first, source):
     if len(values) >= 100 and abs(deviation.mean()) > 0.5:
         raise ValueError(f"{source}: zeros {first} … deviate by {deviation.mean():+.2f} mean spacings on average: the indexes are "
                          "shifted")  # fmt: skip
+    return values

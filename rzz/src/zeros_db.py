@@ -29,38 +29,28 @@ def use_platt_tables(folder):
 def zeros_starting_at_N(N, number_of_zeros, dps=None):
     """Yield (i, mpf) for the number_of_zeros zeros from index N on: the i-th zero is 1/2 + mpf * 1j.
 
-    Indexes are 1-based: zero 1 is 14.1347..., and N = 0 begins there too. A value is within 1e-8 of its zero and its first
-    four decimals are always right; with `dps`, dps digits are right, which takes half a second a zero at 10^7 (38 digits,
-    measured on 2 AMD EPYC cores). Platt's tables hold multiples of 2^-101, so numbers taken from them, such as
-    49.7738324776723021819167846785638367196 for zero 10, are right to 30 decimals; dps=38 gives ...856372405772. Zeros
-    are computed in blocks of 8192 while they are consumed. mpmath's precision does not change.
+    Indexes are 1-based: zero 1 is 14.1347..., and N = 0 begins there too. A value is within 1e-8 of its zero and its first four
+    decimals are always right; with `dps`, dps digits are right, which takes half a second a zero at 10^7 (38 digits, measured on
+    2 AMD EPYC cores). Platt's tables hold multiples of 2^-101, so numbers taken from them, such as
+    49.7738324776723021819167846785638367196 for zero 10, are right to 30 decimals; dps=38 gives ...856372405772. Zeros are
+    computed in blocks of 8192 while they are consumed. mpmath's precision does not change.
 
-    Raises ValueError at the call for arguments that are not whole numbers or out of range. While the zeros are consumed,
-    raises platt_tables.TableError, a ValueError, if the tables lack zeros or are damaged, and ArithmeticError, naming the
-    indexes, if the number of zeros found is not the proven one.
+    Raises ValueError at the call for arguments that are not whole numbers or out of range; while the zeros are consumed,
+    TableError, a ValueError, if Platt's tables lack zeros or are damaged, and ArithmeticError, naming the indexes, if the number
+    of zeros found is not the proven one.
     """
-    for name, value in (("N", N), ("number_of_zeros", number_of_zeros), *([] if dps is None else [("dps", dps)])):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise ValueError(f"{name} must be a whole number, not {value!r}")
-    if N < 0 or number_of_zeros < 0:
-        raise ValueError(f"N and number_of_zeros must not be negative: N = {N}, number_of_zeros = {number_of_zeros}")
-    if dps is not None and dps < 1:
-        raise ValueError(f"dps must be at least 1, not {dps}")
+    for name, value, low in (("N", N, 0), ("number_of_zeros", number_of_zeros, 0), ("dps", 1 if dps is None else dps, 1)):
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < low:
+            raise ValueError(f"{name} must be a whole number of at least {low}, not {value!r}")
     first, number_of_zeros = max(int(N), 1), int(number_of_zeros)
     if _platt_folder:
-        fixed_point = platt_tables.zeros(_platt_folder, first, number_of_zeros)
-        pairs = _mpf_pairs(fixed_point, platt_tables.FRACTION_BITS)
+        fixed_point, bits = platt_tables.zeros(_platt_folder, first, number_of_zeros), platt_tables.FRACTION_BITS
     else:
-        blocks = zeta_zeros.zeros(first, number_of_zeros)
+        blocks, bits = zeta_zeros.zeros(first, number_of_zeros), zeta_zeros.FRACTION_BITS
         fixed_point = chain.from_iterable(enumerate(values.tolist(), index) for index, values in blocks)
-        pairs = _mpf_pairs(fixed_point, zeta_zeros.FRACTION_BITS)
-    return pairs if dps is None else ((i, _refined(zero, int(dps))) for i, zero in pairs)
-
-
-def _mpf_pairs(pairs, fraction_bits):
-    """Turn pairs (i, whole number of 2^-fraction_bits) into pairs (i, mpf), without rounding."""
     make_mpf = mpmath.mp.make_mpf
-    return ((i, make_mpf(from_man_exp(value, -fraction_bits))) for i, value in pairs)
+    pairs = ((i, make_mpf(from_man_exp(value, -bits))) for i, value in fixed_point)  # without rounding
+    return pairs if dps is None else ((i, _refined(zero, int(dps))) for i, zero in pairs)
 
 
 def _refined(zero, dps):

@@ -19,7 +19,6 @@ from pathlib import Path
 
 FRACTION_BITS = 101
 _HEADER = struct.Struct("<ddQQ")
-_COUNT = struct.Struct("<Q")
 _ENTRY_BYTES = 13
 
 
@@ -70,7 +69,7 @@ def _find_block(folder, index):
 def _blocks(path, offset, block, index):
     """Yield (index of the first zero, values) for the blocks of a file, from the one that holds zero `index` on."""
     with path.open("rb") as file:
-        (blocks,) = _COUNT.unpack(_read(file, _COUNT.size, path, "the count of blocks"))
+        blocks = int.from_bytes(_read(file, 8, path, "the count of blocks"), "little")
         file.seek(offset)
         if block >= blocks:
             raise TableError(f"{path}: block {block} for zero {index} is past its {blocks} blocks")
@@ -84,9 +83,9 @@ def _blocks(path, offset, block, index):
             size = (last - before) * _ENTRY_BYTES
             if last < index:  # the index database need not name every block
                 file.seek(size, SEEK_CUR)
-                continue
-            yield before + 1, _decode(_read(file, size, path, name), t0, t1, f"{path}: {name}")
-            index = last + 1
+            else:
+                yield before + 1, _decode(_read(file, size, path, name), t0, t1, f"{path}: {name}")
+                index = last + 1
 
 
 def _read(file, size, path, name):

@@ -75,9 +75,6 @@ def mean_spacing(t):
     return 2 * np.pi / np.log(np.asarray(t) / (2 * np.pi))
 
 
-# Phases of whole numbers, exact modulo a turn
-
-
 def _to_fixed_point(turns_per_unit):
     """The fraction of an mpf as integers (high, low): high / 2^64 + low / 2^96."""
     scaled = int(mpmath.floor((turns_per_unit - mpmath.floor(turns_per_unit)) * 2**96))
@@ -130,9 +127,6 @@ def _theta_turns(whole, offset):
     return turns
 
 
-# The remainder of the Riemann-Siegel formula
-
-
 @lru_cache(maxsize=1)
 def _remainder_series():
     """C_0 ... C_4 as power series in y = p - 1/2: float64 (powers, 5).
@@ -177,9 +171,6 @@ def _remainder(t, m):
     return np.where(m % 2 == 1, 1.0, -1.0) * total / np.sqrt(tau)
 
 
-# Z at any heights
-
-
 def _Z_euler_maclaurin(t):
     """Z for a float64 array of 5 <= t <= RIEMANN_SIEGEL_START.
 
@@ -221,11 +212,10 @@ def Z(t, offset=0.0):
     carry = np.floor(offset)
     whole, offset = whole + carry, offset - carry
     values = np.empty(whole.shape)
-    low = np.flatnonzero(whole + offset < RIEMANN_SIEGEL_START)
-    high = np.flatnonzero(whole + offset >= RIEMANN_SIEGEL_START)
-    for part in _slices(low, RIEMANN_SIEGEL_START):
+    low = whole + offset < RIEMANN_SIEGEL_START
+    for part in _slices(np.flatnonzero(low), RIEMANN_SIEGEL_START):
         values[part] = _Z_euler_maclaurin(whole[part] + offset[part])
-    for part in _slices(high, np.sqrt(whole.max(initial=1.0))):
+    for part in _slices(np.flatnonzero(~low), np.sqrt(whole.max(initial=1.0))):
         values[part] = _Z_riemann_siegel(whole[part].astype(np.int64), offset[part])
     return values.reshape(shape)
 
@@ -247,9 +237,6 @@ def error_bound(t):
     return truncation + 8e-13 * (t / (2 * np.pi)) ** 0.25
 
 
-# Z on uniform grids
-
-
 @lru_cache(maxsize=2)
 def _grid_row(height, points, terms):
     """What all rows of a grid share, for offsets v from a row's centre (a whole number).
@@ -269,11 +256,10 @@ def _grid_row(height, points, terms):
 def Z_grid(low, high, oversampling):
     """Z on a uniform grid over at least [low, high], low >= 8: (start, step, values).
 
-    Point j lies at start + (j + 1/2) step; start is a whole number. There are at least `oversampling` points to the
-    shortest mean distance of zeros in the range, pi / theta'(high).
-
-    The main sum is a product of matrices: row by row of the grid, exp(-i t log n) is that of the row's centre, a whole
-    number, times that of the offset from it, which is the same for all rows. A call pays off for thousands of points.
+    Point j lies at start + (j + 1/2) step; start is a whole number. The shortest mean distance of zeros in the range,
+    pi / theta'(high), has at least `oversampling` points. The main sum is a product of matrices: row by row of the grid,
+    exp(-i t log n) is that of the row's centre, a whole number, times that of the offset from it, which is the same for all
+    rows. A call pays off for thousands of points.
     """
     # A row has the m of its centre, so it must be short compared with the stretch over which m is constant, 4 pi m.
     smallest_m = int(np.sqrt(max(low, RIEMANN_SIEGEL_START) / (2 * np.pi)))
@@ -284,20 +270,19 @@ def Z_grid(low, high, oversampling):
     points = int(np.ceil(points / _BLOCK_POINTS)) * _BLOCK_POINTS
     start = int(low // height) * height
     centres = np.arange(start + height // 2, int(high) + height, height, dtype=np.int64)
-    step = height / points
     values = np.empty((len(centres), points))
     below = int(np.searchsorted(centres, RIEMANN_SIEGEL_START + height))
     if below:
-        v = _grid_row(height, points, 1)[0]
-        values[:below] = Z(centres[:below, None] + v)
+        values[:below] = Z(centres[:below, None] + _grid_row(height, points, 1)[0])
     if below < len(centres):
         values[below:] = _Z_rows(centres[below:], height, points)
-    return start, step, values.ravel()
+    return start, height / points, values.ravel()
 
 
 def _Z_rows(centres, height, points):
     """Z on rows of `points` points over `height` about whole numbers `centres`: float64 (rows, points)."""
-    m = np.sqrt(centres / (2 * np.pi)).astype(np.int64)
+    t = centres.astype(np.float64)
+    m = np.sqrt(t / (2 * np.pi)).astype(np.int64)
     terms = -(-int(m[-1]) // 64) * 64
     v, waves, nodes, interpolation = _grid_row(height, points, terms)
     angles = 2 * np.pi * _log_turns(centres, terms)
@@ -306,7 +291,11 @@ def _Z_rows(centres, height, points):
     # (cosine, sine) of t log n from those of centre log n and v log n, by the addition theorems
     cosine_sums = _product(np.concatenate([cosines, -sines], axis=1), waves)
     sine_sums = _product(np.concatenate([sines, cosines], axis=1), waves)
-    phases = _theta_expansion(centres) @ v ** np.arange(7)[:, None]
+    # theta(centre + v), up to whole turns, by the Taylor series of t/2 log(t / 2 pi e) + 1 / 48t in v up to v^6; the next term of
+    # theta changes by less than 1e-13 along a row
+    taylor = [2 * np.pi * _theta_turns(centres, np.zeros(len(t))), np.log(t / (2 * np.pi)) / 2 - 1 / (48 * t**2)]
+    taylor += [(-1) ** k * (1 / (2 * k * (k - 1)) + 1 / (48 * t**2)) / t ** (k - 1) for k in range(2, 7)]
+    phases = np.stack(taylor, axis=1) @ v ** np.arange(7)[:, None]
     remainder = _remainder(centres[:, None] + nodes, m[:, None]) @ interpolation
     return 2 * (np.cos(phases) * cosine_sums + np.sin(phases) * sine_sums) + remainder
 
@@ -322,14 +311,3 @@ def _product(rows, column_blocks):
     blocks[:len(rows)] = rows
     products = np.matmul(blocks.reshape(-1, 1, _BLOCK_ROWS, rows.shape[1]), column_blocks)
     return products.transpose(0, 2, 1, 3).reshape(padded, -1)[:len(rows)]
-
-
-def _theta_expansion(centres):
-    """Coefficients of theta(centre + v), up to whole turns, in powers of v up to 6: float64 (rows, 7).
-
-    Those of t/2 log(t / 2 pi e) + 1 / 48t; the next term of theta changes by less than 1e-13 along a row.
-    """
-    t = centres.astype(np.float64)
-    columns = [2 * np.pi * _theta_turns(centres, np.zeros(len(t))), np.log(t / (2 * np.pi)) / 2 - 1 / (48 * t**2)]
-    columns += [(-1) ** k * (1 / (2 * k * (k - 1)) + 1 / (48 * t**2)) / t ** (k - 1) for k in range(2, 7)]
-    return np.stack(columns, axis=1)

@@ -90,7 +90,7 @@ class ZGrid:
         return cls(*Z_grid(max(low - margin, 8.0), high + margin, _OVERSAMPLING))
 
     def Z(self, offsets):
-        """Return Z at `offsets`, interpolated."""
+        """Return Z at `offsets`, interpolated: float64 of their shape."""
         cells = self._cell(offsets)
         return _horner(self._polynomials(cells), offsets / self.step - (cells + 1))[0]
 
@@ -105,8 +105,7 @@ class ZGrid:
         negative = self.values < 0
         cells = np.flatnonzero(negative[1:] != negative[:-1])
         cells = cells[(cells >= _TAPS - 1) & (cells < len(self.values) - _TAPS)]
-        half = np.full(len(cells), 0.5)
-        return self._zeros_between(cells, -half, half)
+        return self._zeros_between(cells, np.full(len(cells), -0.5), np.full(len(cells), 0.5))
 
     def with_close_pairs(self, offsets, slopes, ranges):
         """Return (offsets, slopes) of zeros, those between each (low, high) of `ranges` searched again more closely.

@@ -4,19 +4,19 @@
     ...     print(index, values / 2**FRACTION_BITS)
     11000000 [5453351.12197411 5453351.52332904]
 
-Zeros are the sign changes of Z. The number of zeros up to a height is known at certain Gram points, so a pair of zeros
-that was too close to be seen at first is noticed, searched and found, and the index of every zero is proven:
+Zeros are the sign changes of Z. The number of zeros up to a height is known at certain Gram points, so a pair of zeros that
+was too close to be seen at first is noticed, searched and found, and the index of every zero is proven:
 
-A Gram point g_n is good if (-1)^n Z(g_n) > 0. Then N(g_n), the count of zeros up to it, is n + 1 plus an even number. A
-Gram block, the stretch between neighbouring good Gram points g_n and g_{n+k}, satisfies Rosser's rule if it holds at
-least k zeros. Turing's method in the form of R. P. Brent (On the zeros of the Riemann zeta function in the critical
-strip, Math. Comp. 33 (1979), theorem 3.2; it rests on Lehman's bound for the integral of S(t), valid above
-168 pi = 528): if K consecutive Gram blocks with union [g_n, g_p) satisfy it, K >= 0.0061 log^2 g_p + 0.08 log g_p, then
-N(g_n) <= n + 1 and N(g_p) >= p + 1. So N(g_n) = n + 1 at a good Gram point with K such blocks before it and K after it:
-an anchor. The theorem is applied to sign changes that were found, which are zeros whatever else was missed. Between two
-anchors g_a and g_b there are b - a zeros. If as many sign changes are found, these are all the zeros, simple and on the
-line, and the first of them has index a + 2. Nothing is assumed of Rosser's rule elsewhere: it fails now and then, first
-at Gram index 13,999,525. Up to the first Gram point, g_{-1} = 9.67, there are no zeros.
+A Gram point g_n is good if (-1)^n Z(g_n) > 0. Then N(g_n), the count of zeros up to it, is n + 1 plus an even number. A Gram
+block, the stretch between neighbouring good Gram points g_n and g_{n+k}, satisfies Rosser's rule if it holds at least k zeros.
+Turing's method in the form of R. P. Brent (On the zeros of the Riemann zeta function in the critical strip, Math. Comp. 33
+(1979), theorem 3.2; it rests on Lehman's bound for the integral of S(t), valid above 168 pi = 528): if K consecutive Gram
+blocks with union [g_n, g_p) satisfy it, K >= 0.0061 log^2 g_p + 0.08 log g_p, then N(g_n) <= n + 1 and N(g_p) >= p + 1. So
+N(g_n) = n + 1 at a good Gram point with K such blocks before it and K after it: an anchor. The theorem is applied to sign
+changes that were found, which are zeros whatever else was missed. Between two anchors g_a and g_b there are b - a zeros. If as
+many sign changes are found, these are all the zeros, simple and on the line, and the first of them has index a + 2. Nothing is
+assumed of Rosser's rule elsewhere: it fails now and then, first at Gram index 13,999,525. Up to the first Gram point,
+g_{-1} = 9.67, there are no zeros.
 """
 
 from functools import lru_cache
@@ -57,10 +57,7 @@ def _blocks(index, end):
 
 @lru_cache(maxsize=1)
 def _piece(number):
-    """The zeros with indexes number * PIECE + 1 ... (number + 1) * PIECE.
-
-    Always computed as a whole, so that the value of a zero does not depend on the requested range.
-    """
+    """The zeros number * PIECE + 1 ... (number + 1) * PIECE, always computed together: no value depends on the requested range."""
     first, last = number * PIECE + 1, (number + 1) * PIECE
     for margin in _MARGINS:
         grid, n, g = _good_gram_points(max(first - 2 - margin, -1), last - 1 + margin)
@@ -83,8 +80,8 @@ def _good_gram_points(lowest, highest):
     # g is right to a few units in the last place, and |Z'| is below 2 sum n^(-1/2) log(m / n) < 8 m^(1/2). If |Z| is
     # within the error that these allow, its sign is computed at high precision.
     doubt = 8 * (g / (2 * np.pi)) ** 0.25 * 4 * np.spacing(g) + grid.error_bound(offsets)
-    for k in np.flatnonzero(np.abs(signed) <= doubt):
-        with mpmath.workdps(40):
+    with mpmath.workdps(40):
+        for k in np.flatnonzero(np.abs(signed) <= doubt):
             good[k] = (-1) ** int(n[k]) * mpmath.siegelz(mpmath.grampoint(int(n[k]))) > 0
     return grid, n[good], offsets[good]
 
@@ -120,10 +117,7 @@ def _breaks_rule(offsets, n, g):
 
 
 def _is_anchor(n, satisfied, t):
-    """Return which good Gram points, of indexes n and up to height t, have a proven count.
-
-    satisfied[j]: Rosser's rule holds between the good Gram points j and j + 1.
-    """
+    """Return which good Gram points n, up to height t, have a proven count. satisfied[j]: Rosser's rule holds between n[j], n[j + 1]."""
     K = int(np.ceil(0.0061 * np.log(t) ** 2 + 0.08 * np.log(t)))
     run = np.lib.stride_tricks.sliding_window_view(satisfied, K).all(axis=1)  # run[j]: it holds from j up to j + K
     known = np.zeros(len(n), dtype=bool)
@@ -136,8 +130,8 @@ def _sign_of_Z(t, offset):
     """Return the proven sign of Z(t + offset) for float64 arrays: by float64 if that is enough, else by mpmath."""
     values = Z(t, offset)
     signs = np.sign(values)
-    for k in np.flatnonzero(np.abs(values) <= error_bound(t)):
-        with mpmath.workdps(40):
+    with mpmath.workdps(40):
+        for k in np.flatnonzero(np.abs(values) <= error_bound(t)):
             signs[k] = int(mpmath.sign(mpmath.siegelz(mpmath.mpf(float(t[k])) + mpmath.mpf(float(offset[k])))))
     return signs
 
@@ -154,8 +148,7 @@ def _certain(grid, offsets, slopes):
         for _ in range(3):
             offsets[flat] -= Z(start, offsets[flat]) / slopes[flat]
         rising = np.sign(slopes[flat])
-        before = _sign_of_Z(start, offsets[flat] - _POSITION_ERROR)
-        after = _sign_of_Z(start, offsets[flat] + _POSITION_ERROR)
+        before, after = (_sign_of_Z(start, offsets[flat] + step) for step in (-_POSITION_ERROR, _POSITION_ERROR))
         uncertain = flat[(before != -rising) | (after != rising)]
         if len(uncertain):
             raise ArithmeticError(f"zeros near {grid.start + offsets[uncertain]}: Z is too flat to place them")
