@@ -11,13 +11,15 @@ The sizes of model and batches are those of the settings, except d_k, d_v, d_ff 
 Prints a table and appends a line with the figures, the machine and the versions to logs/benchmarks.jsonl.
 """
 
-import dataclasses
 import datetime
 import math
 import os
 import statistics
 import tempfile
 import time
+from collections import deque
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,7 @@ TUNED = {"epochs": [1], "learning_rate": [0.0005, 0.001, 0.002, 0.004], "batch_s
          "num_layers": [2, 4]}  # fmt: skip
 TUNED_ZEROS = 4000
 REPEATS = 3  # of each measurement, interleaved; the median counts
+consume = deque(maxlen=0).extend  # runs an iterator to its end
 
 
 def main(argv=None):
@@ -66,8 +69,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
     check_value("--count", args.count, low=1)
-    config.model = dataclasses.replace(config.model, d_k=None, d_v=None, d_ff=None, dropout=0.0)
-    config.training = dataclasses.replace(config.training, learning_rate=LEARNING_RATE)
+    config.model = replace(config.model, d_k=None, d_v=None, d_ff=None, dropout=0.0)
+    config.training = replace(config.training, learning_rate=LEARNING_RATE)
     check_config(config)
     start_logging(config.log_folder, args.quiet)
     figures = parts[args.part](config, args.count)
@@ -96,14 +99,9 @@ def interleaved_medians(functions):
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
-def consume(iterator):
-    for _ in iterator:
-        pass
-
-
 def print_rates(title, unit, rates):
     """Print each rate and how many times as high the first one, ours, is."""
-    ours = next(iter(rates.values()))
+    ours, *_ = rates.values()
     rows = [(name, f"{rate:,.0f}", f"{ours / rate:.2f}×") for name, rate in rates.items()]
     print("\n".join(format_table([(title, unit, "ours is"), *rows])))
 
@@ -139,25 +137,24 @@ def sample_rate(zeros, first, count):
 
 
 def benchmark_encode(*_):
-    zeros, few = some_zeros(1_000_000), some_zeros(20_000)
-    one_by_one = reference.encoded_one_by_one
-    assert (encode_rows(few.indexes, few.values) == one_by_one(few.indexes, few.values)).all()
-    seconds = interleaved_medians({"encode_rows": lambda: encode_rows(zeros.indexes, zeros.values),
-                                   "one by one": lambda: one_by_one(few.indexes, few.values)})  # fmt: skip
-    rates = {"encode_rows": 1_000_000 / seconds["encode_rows"], "one by one": 20_000 / seconds["one by one"]}
+    many, few = some_zeros(1_000_000), some_zeros(20_000)
+    ways = {"encode_rows": (encode_rows, many), "one by one": (reference.encoded_one_by_one, few)}
+    assert (encode_rows(few.indexes, few.values) == reference.encoded_one_by_one(few.indexes, few.values)).all()
+    seconds = interleaved_medians({name: partial(way, zeros.indexes, zeros.values) for name, (way, zeros) in ways.items()})
+    rates = {name: len(zeros) / seconds[name] for name, (_, zeros) in ways.items()}
     print_rates("rows encoded", "rows/s", rates)
     return rates
 
 
 def model_and_device(config, embedding):
     device, _ = choose_device(config.runtime.device)
-    return build_model(dataclasses.replace(config.model, index_embedding=embedding), seed=1).to(device), device
+    return build_model(replace(config.model, index_embedding=embedding), seed=1).to(device), device
 
 
 def reference_training(model, make_batch, zeros, training, steps):
     """Return a function that makes `steps` updates of a PlainGPT, at first with the weights of `model`; it returns the losses."""
-    size, plain = training.batch_size, reference.PlainGPT(model)
-    batches = [make_batch(zeros, step * size, size) for step in range(steps)]
+    plain = reference.PlainGPT(model)
+    batches = [make_batch(zeros, step * training.batch_size, training.batch_size) for step in range(steps)]
     optimizer = make_optimizer(plain, training, fused=False)
     return lambda: reference.train_reference(plain, optimizer, batches, training.gradient_clip)
 
@@ -201,7 +198,7 @@ def benchmark_train(config, _):
     print_rates("training", "zeros/s", rates)
     print(f"losses of {EQUAL_STEPS} steps with {EQUAL_BATCH} zeros, largest difference from rzz, digits: "
           + ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items()))
-    needed = rates["rzz, primes"] * flops_per_zero(dataclasses.replace(config.model, index_embedding="primes"), zeros.width - 1)
+    needed = rates["rzz, primes"] * flops_per_zero(replace(config.model, index_embedding="primes"), zeros.width - 1)
     side = 2048 if device.type == "cpu" else 8192
     matrix = torch.randn(side, side).to(device, dtype)
     peak = 2 * side**3 / interleaved_medians({"product": lambda: (matrix @ matrix, synchronize(device))})["product"]
@@ -213,8 +210,7 @@ def benchmark_train(config, _):
 
 def loss_differences(config, zeros):
     """Train the same weights in all three ways; return {name: largest difference of a loss from ours}."""
-    model, _ = model_and_device(config, "digits")
-    training = dataclasses.replace(config.training, batch_size=EQUAL_BATCH)
+    model, training = model_and_device(config, "digits")[0], replace(config.training, batch_size=EQUAL_BATCH)
     makers = {"plain GPT": reference.whole_rows, "literal trajectories": reference.literal_trajectories}
     plain = {name: reference_training(model, make, zeros, training, EQUAL_STEPS)() for name, make in makers.items()}
     ours = train_steps(model, model, make_optimizer(model, training), zeros, training, EQUAL_STEPS)
@@ -226,16 +222,13 @@ def benchmark_generate(config, _):
     train_steps(model, model, make_optimizer(model, config.training), some_zeros(100_000), config.training, LEARNING_STEPS)
     print(f"{describe_device(device)}; {parameter_count(model):,} parameters, 10 runs, nucleus p = 0.9")
     indexes = np.arange(11_000_000, 11_001_000)
-    ((_, prompts),) = encode_prompts(indexes[:100])
+    few, ((_, prompts),) = indexes[:100], encode_prompts(indexes[:100])
     uniforms = torch.rand(100, 10, CONTEXT, generator=torch.Generator().manual_seed(1))
-
-    def without_cache():
-        return reference.generate_without_cache(model, prompts, indexes[:100], uniforms, 0.9)
-
-    cached = generate(model, torch.from_numpy(prompts), torch.from_numpy(indexes[:100]), uniforms, 0.9, END)
+    without_cache = partial(reference.generate_without_cache, model, prompts, few, uniforms, 0.9)
+    cached = generate(model, torch.from_numpy(prompts), torch.from_numpy(few), uniforms, 0.9, END)
     pairs = zip(*(rows.reshape(-1, CONTEXT).tolist() for rows in (cached, without_cache())), strict=True)
     same = sum(up_to_end(one) == up_to_end(other) for one, other in pairs)
-    seconds = interleaved_medians({"rzz": lambda: sampled_texts(model, indexes, 10, 0.9, seed=1), "without a cache": without_cache})
+    seconds = interleaved_medians({"rzz": partial(sampled_texts, model, indexes, 10, 0.9, 1), "without a cache": without_cache})
     rates = {"rzz": 10_000 / seconds["rzz"], "without a cache": 1_000 / seconds["without a cache"]}
     print_rates("generation", "rows/s", rates)
     print(f"1,000 zeros × 10 runs: {seconds['rzz']:.2f} s; {same} of 1,000 rows are the same without a cache")
@@ -255,14 +248,13 @@ def benchmark_tune(config, _):
     print("\n".join(format_table([("an update on", "d_model", "layers", "batch", *2 * ("forecast", "measured")), *rows])))
     rates = trials_per_hour(config, tuning_device(chosen)[0])
     print_rates(f"one epoch of {TUNED_ZEROS:,} zeros", "trials/h", rates)
-    return {"host": dataclasses.asdict(host), "forecasts": compared, **rates}
+    return {"host": asdict(host), "forecasts": compared, **rates}
 
 
 def trials_per_hour(config, device):
     """Train the grid TUNED as the search does, then one trial after the other with all cores in two ways; return the rates."""
     with tempfile.TemporaryDirectory() as folder:
-        tuning = dataclasses.replace(config.tuning, zeros=TUNED_ZEROS, grid=TUNED)
-        config = dataclasses.replace(config, path=Path(folder) / "config.json", tuning=tuning)
+        config = replace(config, path=Path(folder) / "config.json", tuning=replace(config.tuning, zeros=TUNED_ZEROS, grid=TUNED))
         trials = grid_of(config).trials
         training, validation = tuning_splits(config)
         jobs = schedule_jobs(config, trials, 1, device)
@@ -296,7 +288,7 @@ def train_alone(settings, training, validation, device):
 
 def train_plain_gpt(settings, training, _, device):
     """Train a plain GPT of the sizes of one trial for an epoch."""
-    model = build_model(dataclasses.replace(settings.model, index_embedding="digits"), settings.training.seed).to(device)
+    model = build_model(replace(settings.model, index_embedding="digits"), settings.training.seed).to(device)
     steps = math.ceil(len(training) / settings.training.batch_size)
     reference_training(model, reference.whole_rows, training, settings.training, steps)()
 

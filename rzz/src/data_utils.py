@@ -184,8 +184,7 @@ def fetch_values(config, first, count, partial):
     They are appended to the file `partial` in chunks with checksums, so that an interruption loses at most one chunk.
     """
     chunks = read_chunks(partial)
-    filled = sum(map(len, chunks))
-    if filled:
+    if filled := sum(map(len, chunks)):
         log.info("resuming %s after %s zeros", partial.name, f"{filled:,}")
     with zeros_source(config, first, count), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
         zeros = zeros_from(first + filled, count - filled) if filled < count else iter(())
@@ -195,8 +194,6 @@ def fetch_values(config, first, count, partial):
             with disk_errors(partial), open(partial, "ab") as file:
                 file.write(with_digest(chunk.tobytes()))
             bar.update(len(chunk))
-            if filled > count:
-                break
     try:
         return checked_zeros(np.concatenate([np.empty(0, np.int64), *chunks]), first, count)
     except UserError:

@@ -61,20 +61,16 @@ def main(argv=None):
     checkpoint, path = find_checkpoint(config, args.checkpoint)
     model = trained_model(checkpoint, path).to(device)
     log.info("model %s", path)
-
     training_range = trained_zeros(checkpoint)
     show(args, config, model, training_range, indexes)
-    while args.interactive and (words := prompt()):
+    while args.interactive:
+        print("index (empty to end): ", end="", file=sys.stderr, flush=True)
+        if not (words := sys.stdin.readline().split()):
+            break
         try:
             show(args, config, model, training_range, [index for word in words for index in parse_indexes(word)])
         except UserError as error:
             print(error, file=sys.stderr)
-
-
-def prompt():
-    """Return the words of the next line of standard input; none at its end."""
-    print("index (empty to end): ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().split()
 
 
 def show(args, config, model, training_range, indexes):
@@ -90,10 +86,8 @@ def show(args, config, model, training_range, indexes):
                 record = prediction_record(prediction, true, training_range)
                 if args.json:
                     text = json.dumps(record)
-                elif len(indexes) > 1:
-                    text = table_row(record, widths)
                 else:
-                    text = card(record, training_range, truth_note)
+                    text = table_row(record, widths) if len(indexes) > 1 else card(record, training_range, truth_note)
                 tqdm.write(text)  # above the bar, if there is one
                 bar.update(1)
 
@@ -120,11 +114,11 @@ def read_indexes(path):
         raise UserError(f"{name} is not a text file; give --file a file with one index a line.") from error
     indexes = []
     for number, line in enumerate(lines, 1):
-        if text := line.split("#")[0].strip():
-            try:
-                indexes += parse_indexes(text)
-            except UserError as error:
-                raise UserError(f"{name}, line {number}: {error}") from error
+        text = line.split("#")[0].strip()
+        try:
+            indexes += parse_indexes(text) if text else []
+        except UserError as error:
+            raise UserError(f"{name}, line {number}: {error}") from error
     if not indexes:
         raise UserError(f"There is no index in {name}.")
     return indexes

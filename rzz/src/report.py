@@ -28,8 +28,11 @@ def main(argv=None):
     training = read_json_lines(logs / "training.jsonl")
     begun = {line["round"] for line in training if line["kind"] == "round"}
     training = [line for line in training if line["round"] in begun]  # a full disk may cost a line, also that with the baselines
-    evaluation = read_evaluation(logs / "evaluation.json")
-
+    path = logs / "evaluation.json"
+    try:
+        evaluation = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); write it again: python rzz/src/evaluate.py") from error
     body = [*overview_section(config, tuning, training, evaluation)]
     if evaluation:
         body += evaluation_section(evaluation, read_json_lines(logs / "predictions.jsonl"))
@@ -40,14 +43,6 @@ def main(argv=None):
     path = logs / "report" / "report.html"
     write_page(path, "Zeros of the Riemann zeta function, predicted", body)
     print(path)
-
-
-def read_evaluation(path):
-    """Return the contents of evaluation.json, an empty dictionary if there is none. Raises UserError if it is damaged."""
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); write it again: python rzz/src/evaluate.py") from error
 
 
 if __name__ == "__main__":

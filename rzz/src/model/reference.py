@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.config import CONTEXT
-from model.tokenizer import END, PAD, encode, row_text, targets_of_rows, token_ids, trajectories, zero_text
+from model.tokenizer import END, PAD, encode, row_text, targets_of_rows, trajectories, zero_text
 from transformer import nucleus_sample, on_device
 
 
@@ -43,22 +43,22 @@ class PlainGPT(nn.Module):
     def __init__(self, model):
         """Copy the weights of the Transformer `model`, whose index_embedding is "digits": both compute the same logits."""
         super().__init__()
-        self.num_heads = model.config.num_heads
-        self.token_embedding = deepcopy(model.token_embedding)
+        model = deepcopy(model)
+        self.num_heads, self.token_embedding = model.config.num_heads, model.token_embedding
         positions = model.position_embedding.position.weight[:CONTEXT].detach().clone()
         self.position_embedding = nn.Embedding.from_pretrained(positions, freeze=False)
         self.blocks = nn.ModuleList(
             nn.ModuleDict({
-                "attention_norm": deepcopy(block.attention_norm),
+                "attention_norm": block.attention_norm,
                 "query_key_value": concatenated(block.attention.query, block.attention.key_value),
-                "attention_output": deepcopy(block.attention.output),
-                "feed_forward_norm": deepcopy(block.feed_forward_norm),
-                "hidden": deepcopy(block.feed_forward.hidden),
-                "output": deepcopy(block.feed_forward.output),
+                "attention_output": block.attention.output,
+                "feed_forward_norm": block.feed_forward_norm,
+                "hidden": block.feed_forward.hidden,
+                "output": block.feed_forward.output,
             })
             for block in model.blocks
         )  # fmt: skip
-        self.final_norm, self.head = deepcopy(model.final_norm), deepcopy(model.head)
+        self.final_norm, self.head = model.final_norm, model.head
 
     def forward(self, tokens):
         """Return the logits (B, T, 16) of the token after each of `tokens` (B, T), int64."""
@@ -93,8 +93,7 @@ def literal_trajectories(dataset, start, size):
     for k in range(start, min(start + size, len(dataset))):
         for prefix, character in trajectories(zero_text(int(dataset.indexes[k]), int(dataset.values[k]))):
             inputs.append(encode(prefix.ljust(CONTEXT - 1, "p")))
-            targets.append([PAD] * (CONTEXT - 1))
-            targets[-1][len(prefix) - 1] = token_ids[character]
+            targets.append(encode(character.rjust(len(prefix), "p").ljust(CONTEXT - 1, "p")))
     return torch.tensor(inputs), torch.tensor(targets)
 
 
@@ -118,15 +117,11 @@ def generate_without_cache(model, prompts, indexes, uniforms, p):
     """Return the rows, uint8 (n, runs, 32), of transformer.generate by computing the whole row again for each token."""
     n, runs, _ = uniforms.shape
     device = model.head.weight.device
-    rows = np.full((n * runs, CONTEXT), PAD, np.uint8)
-    rows[:, : prompts.shape[1]] = np.repeat(prompts, runs, axis=0)
-    uniforms = uniforms.reshape(n * runs, CONTEXT)
-    finished = np.zeros(n * runs, bool)
+    rows = np.repeat(np.pad(prompts, ((0, 0), (0, CONTEXT - prompts.shape[1])), constant_values=PAD), runs, axis=0)
     for column in range(prompts.shape[1], CONTEXT):
         features = on_device(model.position_embedding.features(rows, np.repeat(indexes, runs)), device)
         logits = model(torch.from_numpy(rows).to(device).long(), features)[:, column - 1]
-        rows[:, column] = nucleus_sample(logits.cpu(), p, uniforms[:, column]).numpy()
-        finished |= rows[:, column] == END
-        if finished.all():
+        rows[:, column] = nucleus_sample(logits.cpu(), p, uniforms.reshape(n * runs, CONTEXT)[:, column]).numpy()
+        if (rows == END).any(1).all():
             break
     return rows.reshape(n, runs, CONTEXT)

@@ -72,16 +72,13 @@ def predict(model, indexes, runs, top_p, seed):
     uniforms = torch.stack([torch.rand(runs, context, generator=generator) for generator in generators])
     sampled = generate_texts(model, indexes, uniforms, top_p) if runs else [[]] * len(indexes)
     samples = [[parse_value(text) for text in texts] for texts in sampled]
-    greedy_texts = [texts[0] for texts in generate_texts(model, indexes, torch.zeros(len(indexes), 1, context), 0.0)]
+    greedy_texts = [text for (text,) in generate_texts(model, indexes, torch.zeros(len(indexes), 1, context), 0.0)]
     probabilities = character_probabilities(model, indexes, greedy_texts)
     return [Prediction(*fields) for fields in zip(indexes, samples, greedy_texts, probabilities, strict=True)]
 
 
 def character_probabilities(model, indexes, texts):
-    """Return for each of `texts`, 'b<i>:…', the probabilities of every character after ':', given those before it.
-
-    float64 (characters, vocabulary) each. One pass over all texts: no position sees a later one.
-    """
+    """Return for each of `texts`, 'b<i>:…', float64 (characters, vocabulary): each character after ':' given those before it."""
     rows = np.full((len(texts), model.config.context), PAD, np.uint8)
     for row, text in zip(rows, texts, strict=True):
         row[: len(text)] = encode(text)
@@ -110,7 +107,10 @@ def prediction_record(prediction, true, training_range):
         "spread": float(np.std(readable)) if len(readable) > 1 else None,
         "samples": samples,
         "text": prediction.text,
-        "probabilities": [most_probable(distribution) for distribution in prediction.probabilities],
+        "probabilities": [  # {character: probability}, the most probable one first
+            {vocabulary[token]: round(float(p[token]), 6) for token in np.argsort(-p, kind="stable") if p[token] >= MIN_PROBABILITY}
+            for p in prediction.probabilities
+        ],
         "smooth_count": smooth,
         "mean_spacing": spacing,
         "true": true,
@@ -118,9 +118,3 @@ def prediction_record(prediction, true, training_range):
         "error_in_spacings": None if error is None else error / spacing,
         "trained_on": training_range[0] <= prediction.index <= training_range[1],
     }
-
-
-def most_probable(probabilities):
-    """Return {character: probability} of those that are at least MIN_PROBABILITY, the most probable one first."""
-    order = np.argsort(-probabilities, kind="stable")
-    return {vocabulary[token]: round(float(probabilities[token]), 6) for token in order if probabilities[token] >= MIN_PROBABILITY}

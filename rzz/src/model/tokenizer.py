@@ -19,7 +19,6 @@ SCALE = 10**DECIMALS  # a value counts ten-thousandths
 vocabulary: list[str] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", ".", ":", "b", "e", " ", "p"]
 token_ids = {character: token for token, character in enumerate(vocabulary)}
 POINT, COLON, BEGIN, END, PAD = (token_ids[character] for character in ".:bep")
-NUMBER = re.compile(r"b\d+:(\d+(?:\.\d+)?)e")
 
 
 def encode(text):
@@ -61,17 +60,14 @@ def trajectories(text):
 def encode_rows(indexes, values):
     """Return the rows of many zeros: uint8 token ids of shape (n, 32), from int64 arrays of shape (n,).
 
-    Rows of the same layout are written together, column by column, so there is no Python loop over zeros. Raises
-    ValueError if a row does not fit 32 tokens.
+    Rows of the same layout are written together, column by column. Raises ValueError if a row does not fit 32 tokens.
     """
     indexes, values = np.asarray(indexes, np.int64), np.asarray(values, np.int64)
     rows = np.full((len(indexes), CONTEXT), PAD, np.uint8)
-    index_digits, whole_digits = number_of_digits(indexes), number_of_digits(values // SCALE)
-    layouts = np.stack([index_digits, whole_digits], 1)
+    layouts = np.stack([number_of_digits(indexes), number_of_digits(values // SCALE)], 1)
     for index_width, whole_width in np.unique(layouts, axis=0).tolist():
-        group = np.flatnonzero((index_digits == index_width) & (whole_digits == whole_width))
-        colon = 1 + index_width
-        point = colon + 1 + whole_width
+        group = np.flatnonzero((layouts == [index_width, whole_width]).all(1))
+        colon, point = 1 + index_width, 2 + index_width + whole_width
         end = point + 1 + DECIMALS
         if end >= CONTEXT:
             row_text(int(indexes[group[0]]), int(values[group[0]]))  # raises, naming the zero
@@ -85,20 +81,15 @@ def encode_rows(indexes, values):
 
 
 def encode_prompts(indexes):
-    """Return the prompts 'b<i>:' as a list of (positions, rows): one uint8 array (n, length) per prompt length.
-
-    positions (n,): row k is the prompt of indexes[positions[k]].
-    """
+    """Yield the prompts 'b<i>:' as (positions, rows), rows uint8 (n, length), by length: row k is for indexes[positions[k]]."""
     indexes = np.asarray(indexes, np.int64)
     widths = number_of_digits(indexes)
-    groups = []
     for width in np.unique(widths).tolist():
         positions = np.flatnonzero(widths == width)
         prompts = np.empty((len(positions), width + 2), np.uint8)
         prompts[:, 0], prompts[:, -1] = BEGIN, COLON
         write_digits(prompts[:, 1:-1], indexes[positions])
-        groups.append((positions, prompts))
-    return groups
+        yield positions, prompts
 
 
 def number_of_digits(numbers):
@@ -121,5 +112,5 @@ def targets_of_rows(rows):
 
 def parse_value(text):
     """Return the number in 'b<i>:<number>e…' as a float, or None if there is no number or no 'e' after it."""
-    match = NUMBER.match(text)
+    match = re.match(r"b\d+:(\d+(?:\.\d+)?)e", text)
     return float(match[1]) if match else None

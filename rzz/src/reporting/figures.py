@@ -59,12 +59,8 @@ def svg_text(drawing):
     """Return the drawing as an <svg> element without a reference to anything outside of it."""
     buffer = io.StringIO()
     drawing.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = buffer.getvalue()
-    text = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :])  # names that several figures of a page would share
-    return text.replace(INK, "currentColor")
-
-
-# ---------------------------------------------------------------------------------------------------------- evaluation
+    _, element, content = buffer.getvalue().partition("<svg")
+    return element + re.sub(r'<g id="[^"]*"', "<g", content).replace(INK, "currentColor")  # figures of a page would share the ids
 
 
 def offsets_figure(true, predicted):
@@ -119,9 +115,6 @@ def spacings_figure(true, predicted):
                f"{100 * np.mean(true < CLOSE):.1f}% of the true ones, and {100 * gue_share_below(CLOSE):.1f}% under the curve. "
                f"Negative, two zeros in the wrong order: {np.sum(predicted < 0):,}.")  # fmt: skip
     return Figure("Distances of neighbours", caption, drawing)
-
-
-# ------------------------------------------------------------------------------------------------------------ training
 
 
 def of_kind(training, kind):
@@ -246,9 +239,6 @@ def hide_ticks(*many_axes):
         axes.spines[:].set_visible(False)
 
 
-# -------------------------------------------------------------------------------------------------------------- tuning
-
-
 def tuning_figure(trials, axis, rates, values):
     """A heat map of the best score for each pair of one of the learning `rates` and one of the `values` of `axis`."""
     drawing, axes = new_axes(height=1.1 + 0.6 * len(values))
@@ -268,8 +258,7 @@ def tuning_figure(trials, axis, rates, values):
     axes.grid(False)
     hide_ticks(axes)
     caption = "No trial was trainable."
-    if trainable := [trial for trial in trials if trial["trainable"]]:
-        best = min(trainable, key=best_nats)
+    if best := min((trial for trial in trials if trial["trainable"]), key=best_nats, default=None):
         caption = f"Best: {best_nats(best):.3f} at learning_rate {best['point']['learning_rate']}, {axis} {best['point'][axis]}."
     return Figure(f"learning_rate and {axis}", caption, drawing)
 

@@ -21,12 +21,15 @@ NUM_EXAMPLES = 5  # best and worst predictions that are shown
 NUM_TRIALS = 10  # of the tuning grid that are listed
 
 
-# ------------------------------------------------------------------------------------------------------------ overview
-
-
 def overview_section(config, tuning, training, evaluation):
     """Yield what the run is, its result as a sentence and in large numbers, and what is still missing."""
-    yield paragraph(run_text(config, training, evaluation))
+    data, model, settings = config.data, config.model, config.training
+    counts = [evaluation["parameters"]] if evaluation else [line["parameters"] for line in of_kind(training, "round")[-1:]]
+    parameters = "".join(f"{count:,} parameters, " for count in counts)
+    yield paragraph(f"K = {data.K}: rounds {data.first_round} … {data.K} of {data.interval_size:,} zeros each. Index embedding "
+                    f"{model.index_embedding}, {parameters}d_model {model.d_model}, layers {model.num_layers}, heads "
+                    f"{model.num_heads}, dropout {model.dropout:g}. Learning rate {settings.learning_rate:g}, batch size "
+                    f"{settings.batch_size}, epochs {settings.epochs}.")  # fmt: skip
     sentence, numbers = accuracy_summary(training, evaluation)
     yield paragraph(sentence)
     if numbers := [*numbers, *speed_numbers(training)]:
@@ -34,16 +37,6 @@ def overview_section(config, tuning, training, evaluation):
     if missing := list(missing_stages(tuning, training, evaluation)):
         yield bullet_list(missing)
     yield paragraph(f"Written {datetime.datetime.now():%Y-%m-%d %H:%M:%S} from the logs in `{config.log_folder}`.")
-
-
-def run_text(config, training, evaluation):
-    data, model, settings = config.data, config.model, config.training
-    counts = [evaluation["parameters"]] if evaluation else [line["parameters"] for line in of_kind(training, "round")[-1:]]
-    parameters = "".join(f"{count:,} parameters, " for count in counts)
-    return (f"K = {data.K}: rounds {data.first_round} … {data.K} of {data.interval_size:,} zeros each. Index embedding "
-            f"{model.index_embedding}, {parameters}d_model {model.d_model}, layers {model.num_layers}, heads {model.num_heads}, "
-            f"dropout {model.dropout:g}. Learning rate {settings.learning_rate:g}, batch size {settings.batch_size}, epochs "
-            f"{settings.epochs}.")  # fmt: skip
 
 
 def accuracy_summary(training, evaluation):
@@ -101,9 +94,6 @@ def missing_stages(tuning, training, evaluation):
         yield "The training has gone on since it was evaluated: `python rzz/src/evaluate.py`"
 
 
-# ---------------------------------------------------------------------------------------------------------- evaluation
-
-
 def evaluation_section(evaluation, predictions):
     """Yield what the model is worth on the test zeros, from evaluation.json and the lines of predictions.jsonl."""
     yield heading("Evaluation")
@@ -121,13 +111,11 @@ def evaluation_section(evaluation, predictions):
 
 def prediction_section(lines):
     """Yield figures of the sampled predictions, and the best and worst of them as sentences."""
-    indexes = np.array([line["index"] for line in lines])
-    true = np.array([line["true"] for line in lines])
+    indexes, true = (np.array([line[key] for line in lines]) for key in ("index", "true"))
     runs = np.array([line["predicted"] for line in lines], np.float64)  # (zeros, runs), NaN for None
     readable = ~np.isnan(runs)
     mean = np.where(readable, runs, 0).sum(1) / np.where(readable.any(1), readable.sum(1), np.nan)
     smooth, spacing = smooth_zeros(indexes), mean_spacing(true)
-
     shown = []
     if readable.any():
         errors = ((runs - true[:, None]) / spacing[:, None])[readable]
@@ -153,9 +141,6 @@ def prediction_text(index, true, runs):
     return f"{begin} said {readable.mean():.{decimals}f} ± {spread:.{decimals}f}"
 
 
-# ------------------------------------------------------------------------------------------------------------ training
-
-
 def is_complete(training):
     """Whether the last step of the run is in the log."""
     steps = of_kind(training, "training")
@@ -168,35 +153,30 @@ def smooth_mse_by_round(training):
 
 
 def training_section(training):
-    """Yield how the training went so far."""
+    """Yield how the training went so far: the last measurements of each round as a table, and figures."""
     steps, validations = of_kind(training, "training"), of_kind(training, "validation")
     yield heading("Training")
     if validations:
+        losses, smooth, rows = {line["round"]: line["loss"] for line in steps}, smooth_mse_by_round(training), []
+        for t, last in {line["round"]: line for line in validations}.items():
+            mse = (format_number(value) for value in (last["mse_training"], last["mse_validation"], smooth[t]))
+            rows.append([str(t), f"{last['step']:,}", format_number(losses.get(t)), format_number(last["loss"]),
+                         f"{last['nats_per_zero']:.3f}", *mse, f"{last['readable_validation']:.4f}"])  # fmt: skip
         yield table(["round", "step", "loss, training", "loss, validation", "nats per zero", "MSE, training zeros",
-                     "MSE, validation zeros", "smooth count", "readable"], round_rows(training))  # fmt: skip
+                     "MSE, validation zeros", "smooth count", "readable"], rows)  # fmt: skip
     shown = [figures.loss_figure(training)] if steps or validations else []
     shown += [figures.mse_figure(training), figures.accuracy_figure(training)] if validations else []
     shown += [figures.speed_figure(training)] if steps else []
     yield figure_grid(shown) if shown else paragraph("Nothing has been logged but the beginning.")
 
 
-def round_rows(training):
-    """Yield the last measurements of each round as cells."""
-    losses = {line["round"]: line["loss"] for line in of_kind(training, "training")}
-    smooth = smooth_mse_by_round(training)
-    for t, last in {line["round"]: line for line in of_kind(training, "validation")}.items():
-        mse = (format_number(value) for value in (last["mse_training"], last["mse_validation"], smooth[t]))
-        yield [str(t), f"{last['step']:,}", format_number(losses.get(t)), format_number(last["loss"]),
-               f"{last['nats_per_zero']:.3f}", *mse, f"{last['readable_validation']:.4f}"]  # fmt: skip
-
-
-# -------------------------------------------------------------------------------------------------------------- tuning
-
-
 def tuning_section(lines):
     """Yield what the search found: heat maps over the learning rate and each other axis, and the best trials."""
-    trials = last_trials(lines)
-    axes = searched_axes(trials)
+    rungs = [line for line in lines if line["kind"] == "rung"]
+    names = rungs[-1]["point"].keys()  # the axes of the last grid
+    trials = list({tuple(line["point"].values()): line for line in rungs if line["point"].keys() == names}.values())  # last lines
+    found = {axis: {trial["point"][axis] for trial in trials} for axis in names}
+    axes = {axis: sorted(values, key=lambda value: (value is not None, value)) for axis, values in found.items() if len(values) > 1}
     excluded = Counter(line["reason"] for line in lines if line["kind"] == "ruled_out")
     yield heading("Tuning")
     yield paragraph(f"{len(trials):,} trials of the grid were trained:")
@@ -212,16 +192,3 @@ def tuning_section(lines):
     yield table([*axes, "nats per zero", "MSE", "epochs trained", "parameters"],
                 [[*(str(trial["point"][axis]) for axis in axes), f"{best_nats(trial):.3f}", format_number(trial["mse"]),
                   str(trial["epochs"]), f"{trial['parameters']:,}"] for trial in best])  # fmt: skip
-
-
-def last_trials(lines):
-    """Return the last line of each trial of the last grid: {"point": {axis: value}, "nats_per_zero": [per epoch], …}."""
-    rungs = [line for line in lines if line["kind"] == "rung"]
-    axes = rungs[-1]["point"].keys()
-    return list({tuple(line["point"].values()): line for line in rungs if line["point"].keys() == axes}.values())
-
-
-def searched_axes(trials):
-    """Return {axis: its values in order} of the axes of the grid that have more than one value."""
-    axes = {axis: {trial["point"][axis] for trial in trials} for axis in trials[0]["point"]}
-    return {axis: sorted(values, key=lambda value: (value is not None, value)) for axis, values in axes.items() if len(values) > 1}

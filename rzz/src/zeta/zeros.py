@@ -117,7 +117,7 @@ def _breaks_rule(offsets, n, g):
 
 
 def _is_anchor(n, satisfied, t):
-    """Return which good Gram points n, up to height t, have a proven count. satisfied[j]: Rosser's rule holds between n[j], n[j + 1]."""
+    """Return which good Gram points n, up to height t, have a proven count. satisfied[j]: the rule holds from n[j] to n[j + 1]."""
     K = int(np.ceil(0.0061 * np.log(t) ** 2 + 0.08 * np.log(t)))
     run = np.lib.stride_tricks.sliding_window_view(satisfied, K).all(axis=1)  # run[j]: it holds from j up to j + K
     known = np.zeros(len(n), dtype=bool)
