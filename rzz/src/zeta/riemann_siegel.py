@@ -45,29 +45,24 @@ def _theta_tail(t):
     return np.polynomial.polynomial.polyval(1 / (t * t), _THETA_SERIES) / t
 
 
-def _solve_theta(half_turns):
-    """The t > 2 pi with theta(t) = pi * half_turns, for an array of half_turns >= -1."""
-    half_turns = np.asarray(half_turns, dtype=np.float64)
+def gram_point(n):
+    """Return the Gram points g_n, the t > 2 pi with theta(t) = n pi, as float64 for an array of n >= -1, whole or not."""
+    n = np.asarray(n, dtype=np.float64)
     # With q = t / 2 pi and the first terms of theta this is q (log q - 1) = x; Newton's step for that is
     # q <- (q + x) / log q, which converges from the right of the root without overshooting.
-    x = half_turns + 1 / 8
+    x = n + 1 / 8
     q = np.maximum(3.0, (x + 3) / np.log(np.log(x + 4) + 1.2))
     for _ in range(6):
         q = (q + x) / np.log(q)
     t = 2 * np.pi * q
     for _ in range(3):
-        t = t - (theta(t) - np.pi * half_turns) / (np.log(t / (2 * np.pi)) / 2)
+        t = t - (theta(t) - np.pi * n) / (np.log(t / (2 * np.pi)) / 2)
     return t
-
-
-def gram_point(n):
-    """Return the Gram points g_n, theta(g_n) = n pi, as float64 for an array of n >= -1."""
-    return _solve_theta(n)
 
 
 def smooth_zeros(indexes):
     """Return the zeros as the smooth count expects them: the g with theta(g) / pi + 1 = i - 1/2, float64, for indexes i >= 1."""
-    return _solve_theta(np.asarray(indexes) - 1.5)
+    return gram_point(np.asarray(indexes) - 1.5)
 
 
 def mean_spacing(t):
@@ -161,22 +156,20 @@ def _remainder_series():
 
 
 def _remainder(t, m):
-    """Z(t) minus the main sum with m terms, for arrays that broadcast.
-
-    m need not be the integer part of sqrt(t / 2 pi): the expansion holds for p a little outside [0, 1] too.
-    """
+    """Z(t) minus the main sum with m terms, for arrays that broadcast; p = tau - m may lie a little outside [0, 1]."""
     tau = np.sqrt(t / (2 * np.pi))
     c = np.polynomial.polynomial.polyval(tau - m - 0.5, _remainder_series())  # (5, ...)
     total = np.polynomial.polynomial.polyval(1 / tau, c, tensor=False)
     return np.where(m % 2 == 1, 1.0, -1.0) * total / np.sqrt(tau)
 
 
-def _Z_euler_maclaurin(t):
-    """Z for a float64 array of 5 <= t <= RIEMANN_SIEGEL_START.
+def _Z_euler_maclaurin(whole, offset):
+    """Z(whole + offset) for int64 and float64 arrays of one length, every height between 5 and RIEMANN_SIEGEL_START.
 
     zeta(s) = sum_{n < N} n^-s + N^(1-s) / (s - 1) + N^-s / 2 + sum_k B_2k / (2k)! s (s+1) ... (s+2k-2) N^(1-s-2k)
     (Edwards 6.4) with 20 Bernoulli terms; N = t/2 + 20 makes each a tenth of the one before, the last below 1e-17.
     """
+    t = whole + offset
     N = int(t.max() / 2) + 20
     s = 0.5 + 1j * t
     main = (np.exp(-1j * t[:, None] * np.log(np.arange(1, N))) * np.arange(1, N) ** -0.5).sum(axis=1)
@@ -213,17 +206,12 @@ def Z(t, offset=0.0):
     whole, offset = whole + carry, offset - carry
     values = np.empty(whole.shape)
     low = whole + offset < RIEMANN_SIEGEL_START
-    for part in _slices(np.flatnonzero(low), RIEMANN_SIEGEL_START):
-        values[part] = _Z_euler_maclaurin(whole[part] + offset[part])
-    for part in _slices(np.flatnonzero(~low), np.sqrt(whole.max(initial=1.0))):
-        values[part] = _Z_riemann_siegel(whole[part].astype(np.int64), offset[part])
+    for formula, indexes, terms in ((_Z_euler_maclaurin, np.flatnonzero(low), RIEMANN_SIEGEL_START),
+                                    (_Z_riemann_siegel, np.flatnonzero(~low), np.sqrt(whole.max(initial=1.0)))):  # fmt: skip
+        size = max(1, int(_POINTS_AT_ONCE // terms))
+        for part in (indexes[k:k + size] for k in range(0, len(indexes), size)):
+            values[part] = formula(whole[part].astype(np.int64), offset[part])
     return values.reshape(shape)
-
-
-def _slices(indexes, terms):
-    """Cut `indexes` into parts whose main sums fit into memory together."""
-    size = max(1, int(_POINTS_AT_ONCE // terms))
-    return (indexes[k:k + size] for k in range(0, len(indexes), size))
 
 
 def error_bound(t):

@@ -26,10 +26,8 @@ _PARTS = 16  # subintervals of a cell in which close pairs of zeros are searched
 
 @lru_cache(maxsize=1)
 def _cell_matrix():
-    """The matrix (2 TAPS, DEGREE + 1) from values at -TAPS + 1/2 ... TAPS - 1/2 to a polynomial on [-1/2, 1/2].
-
-    It is the least-squares fit to the waves exp(i w x) with |w| <= pi / OVERSAMPLING, the frequencies of Z.
-    """
+    """The matrix (2 TAPS, DEGREE + 1) from values at -TAPS + 1/2 ... TAPS - 1/2 to a polynomial on [-1/2, 1/2]."""
+    # the least-squares fit to the waves exp(i w x) with |w| <= pi / OVERSAMPLING, the frequencies of Z
     x = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1)) / 2
     w = (np.polynomial.legendre.leggauss(60)[0] + 1) / 2 * np.pi / _OVERSAMPLING
     taps = np.arange(-_TAPS, _TAPS) + 0.5
@@ -108,16 +106,14 @@ class ZGrid:
         return self._zeros_between(cells, np.full(len(cells), -0.5), np.full(len(cells), 0.5))
 
     def with_close_pairs(self, offsets, slopes, ranges):
-        """Return (offsets, slopes) of zeros, those between each (low, high) of `ranges` searched again more closely.
-
-        Two zeros in a cell show as an extremum of Z that points towards zero and lies beyond it.
-        """
+        """Return (offsets, slopes) of zeros, those between each (low, high) of `ranges` searched again more closely."""
         first, last = self._cell(ranges.T)
         cells = np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]))
         polynomials = self._polynomials(cells)[:, :, None]
         edges = np.broadcast_to(np.linspace(-0.5, 0.5, _PARTS + 1), (len(cells), _PARTS + 1))
         values, slopes_at_edges = _horner(polynomials, edges)
         values[:, 0], values[:, -1] = self.values[cells], self.values[cells + 1]
+        # two zeros in a cell show as an extremum of Z that points towards zero and lies beyond it
         falling = values * slopes_at_edges < 0  # |Z| falls
         cell, part = np.nonzero(falling[:, :-1] & ~falling[:, 1:] & (values[:, :-1] * values[:, 1:] > 0))
         derivatives = polynomials[1:, cell, 0] * np.arange(1, _DEGREE + 1)[:, None]

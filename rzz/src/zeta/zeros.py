@@ -9,14 +9,13 @@ was too close to be seen at first is noticed, searched and found, and the index 
 
 A Gram point g_n is good if (-1)^n Z(g_n) > 0. Then N(g_n), the count of zeros up to it, is n + 1 plus an even number. A Gram
 block, the stretch between neighbouring good Gram points g_n and g_{n+k}, satisfies Rosser's rule if it holds at least k zeros.
-Turing's method in the form of R. P. Brent (On the zeros of the Riemann zeta function in the critical strip, Math. Comp. 33
-(1979), theorem 3.2; it rests on Lehman's bound for the integral of S(t), valid above 168 pi = 528): if K consecutive Gram
-blocks with union [g_n, g_p) satisfy it, K >= 0.0061 log^2 g_p + 0.08 log g_p, then N(g_n) <= n + 1 and N(g_p) >= p + 1. So
-N(g_n) = n + 1 at a good Gram point with K such blocks before it and K after it: an anchor. The theorem is applied to sign
-changes that were found, which are zeros whatever else was missed. Between two anchors g_a and g_b there are b - a zeros. If as
-many sign changes are found, these are all the zeros, simple and on the line, and the first of them has index a + 2. Nothing is
-assumed of Rosser's rule elsewhere: it fails now and then, first at Gram index 13,999,525. Up to the first Gram point,
-g_{-1} = 9.67, there are no zeros.
+Turing's method in the form of R. P. Brent (On the zeros of the Riemann zeta function in the critical strip, Math. Comp. 33 (1979),
+theorem 3.2; it rests on Lehman's bound for the integral of S(t), valid above 168 pi = 528): if K consecutive Gram blocks with
+union [g_n, g_p) satisfy it, K >= 0.0061 log^2 g_p + 0.08 log g_p, then N(g_n) <= n + 1 and N(g_p) >= p + 1. So N(g_n) = n + 1 at a
+good Gram point with K such blocks before it and K after it: an anchor. The theorem is applied to sign changes that were found,
+which are zeros whatever else was missed. Between two anchors g_a and g_b there are b - a zeros. If as many sign changes are found,
+these are all the zeros, simple and on the line, and the first of them has index a + 2. Nothing is assumed of Rosser's rule
+elsewhere: it fails now and then, first at Gram index 13,999,525. Up to the first Gram point, g_{-1} = 9.67, there are no zeros.
 """
 
 from functools import lru_cache
@@ -108,12 +107,9 @@ def _between_anchors(grid, n, g, first, last):
 
 
 def _breaks_rule(offsets, n, g):
-    """Return which stretches between neighbouring good Gram points hold fewer zeros than Rosser's rule demands.
-
-    Or a number of the wrong parity: a zero so near to a Gram point that it was counted on its wrong side.
-    """
+    """Return which stretches between neighbouring good Gram points hold fewer zeros than Rosser demands, or have a wrong parity."""
     excess = np.diff(np.searchsorted(offsets, g)) - np.diff(n)
-    return (excess < 0) | (excess % 2 != 0)
+    return (excess < 0) | (excess % 2 != 0)  # odd: a zero so near to a Gram point that it was counted on its wrong side
 
 
 def _is_anchor(n, satisfied, t):
