@@ -36,9 +36,6 @@ FETCH_AHEAD = 100_000  # zeros; computing fewer takes less time than starting a 
 DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
 
 
-# ------------------------------------------------------------------------------------------------------------------------ dataset
-
-
 class RiemannZerosDataset(Dataset):
     """Zeros in index order: single items for a DataLoader, contiguous batches for the training loop.
 
@@ -62,21 +59,15 @@ class RiemannZerosDataset(Dataset):
         return torch.from_numpy(row[0, :-1]).long(), torch.from_numpy(targets_of_rows(row)[0]).long()
 
     def batch(self, start, size):
-        """Return rows start … start + size - 1 as (inputs, targets, indexes): uint8 (size, width - 1) twice, int64 (size,).
-
-        The shape is always the same: rows without a loss fill the last batch.
-        """
+        """Return rows start … start + size - 1 as (inputs, targets, indexes): uint8 (size, width - 1) twice, int64 (size,)."""
         indexes, values = self.indexes[start : start + size], self.values[start : start + size]
-        rows = np.full((size, self.width), PAD, np.uint8)
+        rows = np.full((size, self.width), PAD, np.uint8)  # always of this shape: rows without a loss fill the last batch
         rows[: len(indexes)] = encode_rows(indexes, values)[:, : self.width]
         return rows[:, :-1], targets_of_rows(rows), np.pad(indexes, (0, size - len(indexes)), mode="edge")
 
     def subset(self, positions):
         """Return a dataset of the zeros at `positions` (a slice or an array)."""
         return RiemannZerosDataset(self.indexes[positions], self.values[positions])
-
-
-# ------------------------------------------------------------------------------------------------------------------------- splits
 
 
 def interval(config, t):
@@ -124,9 +115,6 @@ def tuning_splits(config):
     zeros = stored_zeros(config, 1, config.tuning.zeros)
     split = len(zeros) - len(zeros) // 10
     return zeros.subset(slice(0, split)), zeros.subset(slice(split, None))
-
-
-# ----------------------------------------------------------------------------------------------------------------- interval files
 
 
 def stored_zeros(config, first, count):
@@ -187,12 +175,11 @@ def fetch_values(config, first, count, partial):
     if filled := sum(map(len, chunks)):
         log.info("resuming %s after %s zeros", partial.name, f"{filled:,}")
     with zeros_source(config, first, count), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
-        zeros = zeros_from(first + filled, count - filled) if filled < count else iter(())
-        while len(chunk := values_of_pairs(itertools.islice(zeros, min(FETCH_CHUNK, count - filled + 1)), first + filled)):
+        values = values_from(first + filled, count - filled) if filled < count else iter(())
+        while len(chunk := np.fromiter(itertools.islice(values, min(FETCH_CHUNK, count - filled + 1)), np.int64)):
             chunks.append(chunk)
             filled += len(chunk)
-            with disk_errors(partial), open(partial, "ab") as file:
-                file.write(with_digest(chunk.tobytes()))
+            write_with_digest(partial, chunk.tobytes(), append=True)
             bar.update(len(chunk))
     try:
         return checked_zeros(np.concatenate([np.empty(0, np.int64), *chunks]), first, count)
@@ -208,8 +195,7 @@ def read_chunks(partial):
     chunks, content, size = [], partial.read_bytes(), FETCH_CHUNK * 8 + DIGEST_SIZE
     while (chunk := without_digest(content[len(chunks) * size : (len(chunks) + 1) * size])) is not None:
         chunks.append(np.frombuffer(chunk, np.int64))
-    with open(partial, "r+b") as file:
-        file.truncate(len(chunks) * size)
+    os.truncate(partial, len(chunks) * size)
     return chunks
 
 
@@ -217,8 +203,7 @@ def write_values(path, values):
     """Write an int64 array to `path` in numpy's format, followed by its SHA-256, which np.load ignores."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
-    with disk_errors(path), atomic_write(path) as file:
-        file.write(with_digest(buffer.getvalue()))
+    write_with_digest(path, buffer.getvalue())
 
 
 def read_values(path, first, count):
@@ -237,32 +222,25 @@ def load_values(path, count):
     return values
 
 
-def with_digest(content):
-    return content + hashlib.sha256(content).digest()
-
-
-def without_digest(content):
-    """Return the content that with_digest was given, or None if its digest does not match."""
-    content, digest = content[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
-    return content if content and hashlib.sha256(content).digest() == digest else None
-
-
-@contextmanager
-def disk_errors(path):
-    """Turn an OSError within the block into a UserError that names `path`."""
+def write_with_digest(path, content, append=False):
+    """Write `content` and its SHA-256 to `path`, atomically or at its end. Raises UserError if the disk does not take it."""
     try:
-        yield
+        with open(path, "ab") if append else atomic_write(path) as file:
+            file.write(content + hashlib.sha256(content).digest())
     except OSError as error:
         raise UserError(f"Cannot write {path} ({error.strerror}); free some space and run the same command again.") from error
 
 
-# ----------------------------------------------------------------------------------------------------------------------- zeros_db
+def without_digest(content):
+    """Return the content that write_with_digest was given, or None if its digest does not match."""
+    content, digest = content[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
+    return content if content and hashlib.sha256(content).digest() == digest else None
 
 
 def zeros_in_memory(config, first, count):
     """Return the zeros first … first + count - 1 straight from zeros_db: no file in data/ is read or written."""
     with zeros_source(config, first, count):
-        values = values_of_pairs(itertools.islice(zeros_from(first, count), count), first)
+        values = np.fromiter(itertools.islice(values_from(first, count), count), np.int64)
     return RiemannZerosDataset(np.arange(first, first + count), checked_zeros(values, first, count))
 
 
@@ -297,30 +275,22 @@ def zeros_source(config, first, count):
             raise UserError(f"zeros_db could not give zeros {first} … {first + count - 1}: {reason}.") from error
 
 
-def zeros_from(first, count):
-    """Return an iterator over the pairs of zeros_db from index `first` on.
+def values_from(first, count):
+    """Yield the values of zeros_db from index `first` on. Raises UserError if the indexes are not first, first + 1, …
 
     The LMFDB's reader begins one too late if the request begins at a block's border. So if zero first + 1 comes first, the
-    request is repeated from one zero earlier, and zeros before `first` are skipped.
+    request is repeated from one zero earlier, and zeros before `first` are skipped. Pairs are taken one at a time: with a list of
+    them Python's garbage collector takes as long as computing the zeros.
     """
     for earlier in (0, 1):
         zeros = itertools.dropwhile(lambda pair: pair[0] < first, zeros_db.zeros_starting_at_N(first - earlier, count + earlier))
         begin = list(itertools.islice(zeros, 1))
         if not begin or begin[0][0] != first + 1:
             break
-    return itertools.chain(begin, zeros)
-
-
-def values_of_pairs(pairs, first):
-    """Return the int64 values of an iterator of (index, mpf). Raises UserError if the indexes are not first, first + 1, …"""
-
-    def values():  # one at a time: with a list of pairs Python's garbage collector takes as long as computing the zeros
-        for expected, (index, zero) in enumerate(pairs, first):
-            if index != expected:
-                raise UserError(f"zeros_db gave zero {index} instead of zero {expected}.")
-            yield truncated_value(zero)
-
-    return np.fromiter(values(), np.int64)
+    for expected, (index, zero) in enumerate(itertools.chain(begin, zeros), first):
+        if index != expected:
+            raise UserError(f"zeros_db gave zero {index} instead of zero {expected}.")
+        yield truncated_value(zero)
 
 
 def truncated_value(zero):
