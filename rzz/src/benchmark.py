@@ -151,7 +151,7 @@ def model_and_device(config, embedding):
     return build_model(replace(config.model, index_embedding=embedding), seed=1).to(device), device
 
 
-def reference_training(model, make_batch, zeros, training, steps):
+def reference_training(model, zeros, training, make_batch, steps):
     """Return a function that makes `steps` updates of a PlainGPT, at first with the weights of `model`; it returns the losses."""
     plain = reference.PlainGPT(model)
     batches = [make_batch(zeros, step * training.batch_size, training.batch_size) for step in range(steps)]
@@ -184,9 +184,7 @@ def benchmark_train(config, _):
         train()  # what is compiled or allocated once is not timed
         return train
 
-    def plain(make_batch, steps):
-        return reference_training(digits_only, make_batch, zeros, training, steps)
-
+    plain = partial(reference_training, digits_only, zeros, training)
     # Ours prepares its data as it goes, PREFETCH_ZEROS at a time, so whole chunks are timed; the others' is prepared before.
     ways = {"rzz, primes": (ours, with_primes, 2 * PREFETCH_ZEROS), "rzz, digits": (ours, digits_only, 2 * PREFETCH_ZEROS),
             "plain GPT, rows of 32": (plain, reference.whole_rows, 2560),
@@ -212,7 +210,7 @@ def loss_differences(config, zeros):
     """Train the same weights in all three ways; return {name: largest difference of a loss from ours}."""
     model, training = model_and_device(config, "digits")[0], replace(config.training, batch_size=EQUAL_BATCH)
     makers = {"plain GPT": reference.whole_rows, "literal trajectories": reference.literal_trajectories}
-    plain = {name: reference_training(model, make, zeros, training, EQUAL_STEPS)() for name, make in makers.items()}
+    plain = {name: reference_training(model, zeros, training, make, EQUAL_STEPS)() for name, make in makers.items()}
     ours = train_steps(model, model, make_optimizer(model, training), zeros, training, EQUAL_STEPS)
     return {name: max(abs(loss - own.item()) for loss, own in zip(losses, ours, strict=True)) for name, losses in plain.items()}
 
@@ -290,7 +288,7 @@ def train_plain_gpt(settings, training, _, device):
     """Train a plain GPT of the sizes of one trial for an epoch."""
     model = build_model(replace(settings.model, index_embedding="digits"), settings.training.seed).to(device)
     steps = math.ceil(len(training) / settings.training.batch_size)
-    reference_training(model, reference.whole_rows, training, settings.training, steps)()
+    reference_training(model, training, settings.training, reference.whole_rows, steps)()
 
 
 if __name__ == "__main__":

@@ -76,8 +76,7 @@ class PlainGPT(nn.Module):
 def concatenated(*layers):
     """Return one nn.Linear that computes what all of these nn.Linear `layers` do, side by side."""
     layer = nn.Linear(layers[0].in_features, sum(each.out_features for each in layers))
-    layer.weight = nn.Parameter(torch.cat([each.weight for each in layers]).detach())
-    layer.bias = nn.Parameter(torch.cat([each.bias for each in layers]).detach())
+    layer.load_state_dict({name: torch.cat([getattr(each, name) for each in layers]) for name in ("weight", "bias")})
     return layer
 
 

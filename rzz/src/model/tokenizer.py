@@ -58,14 +58,11 @@ def trajectories(text):
 
 
 def encode_rows(indexes, values):
-    """Return the rows of many zeros: uint8 token ids of shape (n, 32), from int64 arrays of shape (n,).
-
-    Rows of the same layout are written together, column by column. Raises ValueError if a row does not fit 32 tokens.
-    """
+    """Return the rows, uint8 token ids (n, 32), of zeros given as int64 (n,). Raises ValueError if one does not fit 32 tokens."""
     indexes, values = np.asarray(indexes, np.int64), np.asarray(values, np.int64)
     rows = np.full((len(indexes), CONTEXT), PAD, np.uint8)
     layouts = np.stack([number_of_digits(indexes), number_of_digits(values // SCALE)], 1)
-    for index_width, whole_width in np.unique(layouts, axis=0).tolist():
+    for index_width, whole_width in np.unique(layouts, axis=0).tolist():  # rows of a layout are written together, by columns
         group = np.flatnonzero((layouts == [index_width, whole_width]).all(1))
         colon, point = 1 + index_width, 2 + index_width + whole_width
         end = point + 1 + DECIMALS

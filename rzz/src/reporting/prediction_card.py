@@ -11,19 +11,15 @@ import textwrap
 
 from common.text import format_row
 
-WIDTH = 79  # columns
 BAR_WIDTH = 20  # columns that stand for 100 %
-EIGHTHS = " ▏▎▍▌▋▊▉"
+QUOTED = str.maketrans({" ": "' '"})
 MAX_ALTERNATIVES = 4  # characters shown after the one that was written
 TABLE_HEADER = ("index", "predicted", "spread", "true", "error", "spacings", "seen")
 ASCII = str.maketrans({"…": "...", "–": "-", "█": "#", **dict.fromkeys("▏▎▍", " "), **dict.fromkeys("▌▋▊▉", "#")})
 
 
 def card(record, training_range, truth_note):
-    """Return all that there is to say of one zero.
-
-    training_range: (first, last) index of the training. truth_note: why there is no true value, or "".
-    """
+    """Return a zero in full. training_range: (first, last) index of the training. truth_note: why there is no true value, or ""."""
     true, smooth, spacing = record["true"], record["smooth_count"], record["mean_spacing"]
     rows = [("predicted", fixed(record["predicted"]), sampling_note(record)), ("true", fixed(true), truth_note)]
     if record["error"] is not None:
@@ -67,21 +63,17 @@ def probability_lines(record):
     """One line for each character of the text after ':': a bar for its probability, and what else was possible."""
     lines = []
     for written, probabilities in zip(record["text"].partition(":")[2], record["probabilities"], strict=True):
-        alternatives = [f"{quoted(character)} {percent(probability)}" for character, probability in probabilities.items()
+        alternatives = [f"{character.translate(QUOTED)} {percent(probability)}" for character, probability in probabilities.items()
                         if character != written and probability >= 0.005]  # fmt: skip
-        chosen = f"    {quoted(written)}  {bar(probabilities[written])} {percent(probabilities[written]):>5}"
+        chosen = f"    {written.translate(QUOTED)}  {bar(probabilities[written])} {percent(probabilities[written]):>5}"
         lines.append(f"{chosen}   {'  '.join(alternatives[:MAX_ALTERNATIVES])}".rstrip())
     return lines
-
-
-def quoted(character):
-    return character.replace(" ", "' '")
 
 
 def bar(probability):
     """A bar of BAR_WIDTH columns for a probability, in steps of an eighth of a column."""
     eighths = round(8 * BAR_WIDTH * probability)
-    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).ljust(BAR_WIDTH)[:BAR_WIDTH]
+    return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]).ljust(BAR_WIDTH)[:BAR_WIDTH]
 
 
 def percent(probability):
@@ -109,7 +101,7 @@ def fixed(number, sign=""):
 
 def indented(start, text):
     """Return the lines of start + text, wrapped, with the text in a column of its own."""
-    return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start)) or [start.rstrip()]
+    return textwrap.wrap(text, 79, initial_indent=start, subsequent_indent=" " * len(start)) or [start.rstrip()]
 
 
 def printable(text):
