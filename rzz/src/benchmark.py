@@ -30,7 +30,7 @@ import zeros_db
 from common.cli import run_script, stage_parser
 from common.config import CONTEXT, check_config, check_value, load_config
 from common.devices import choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
-from common.files import append_json_line
+from common.files import append_json_lines
 from common.logs import start_logging
 from common.text import format_row, format_table
 from data_utils import tuning_splits
@@ -74,13 +74,13 @@ def main(argv=None):
     check_config(config)
     start_logging(config.log_folder, args.quiet)
     figures = parts[args.part](config, args.count)
-    append_json_line(config.log_folder / "benchmarks.jsonl", {
+    append_json_lines(config.log_folder / "benchmarks.jsonl", [{
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": args.part, "count": args.count, "device": config.runtime.device,
         "d_model": config.model.d_model, "num_layers": config.model.num_layers, "batch_size": config.training.batch_size,
         "cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": str(torch.__version__),
         "numpy": np.__version__, **figures,
-    })  # fmt: skip
+    }])  # fmt: skip
 
 
 def timed(function, *arguments, clock=time.perf_counter):

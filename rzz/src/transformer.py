@@ -167,7 +167,7 @@ def nucleus_sample(logits, p, uniform):
 
 @contextmanager
 def evaluating(model):
-    """Within the block there is no dropout and no gradient; after it `model` is in the mode that it was in."""
+    """No dropout and no gradient within the block; after it `model` is in the mode that it was in."""
     mode = model.training
     model.eval()
     try:

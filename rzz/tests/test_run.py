@@ -207,7 +207,7 @@ def test_a_full_disk_is_said_and_training_goes_on(config, monkeypatch):
 def test_a_line_of_the_log_that_does_not_fit_the_disk_is_lost_and_the_run_is_the_same(config, monkeypatch, tmp_path):
     other = write_config(tmp_path / "other", SMALL_RUN)
     training(other)
-    real, calls = run_log.append_json_line, []
+    real, calls = run_log.append_json_lines, []
 
     def full_the_third_time(path, values):
         calls.append(values)
@@ -215,7 +215,7 @@ def test_a_line_of_the_log_that_does_not_fit_the_disk_is_lost_and_the_run_is_the
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, values)
 
-    monkeypatch.setattr(run_log, "append_json_line", full_the_third_time)
+    monkeypatch.setattr(run_log, "append_json_lines", full_the_third_time)
     training(config)
     assert "Could not write a line of training.jsonl (No space left on device)" in (config.parent / "logs" / "rzz.log").read_text()
     assert len(lines(config)) == len(lines(other)) - 1

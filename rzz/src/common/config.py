@@ -152,22 +152,11 @@ class Config:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     path: Path = DEFAULT_CONFIG
 
-    @property
-    def folder(self):
-        """The run folder, from which every path of a run is taken."""
-        return self.path.parent
-
-    @property
-    def data_folder(self):
-        return self.folder / "data"
-
-    @property
-    def checkpoint_folder(self):
-        return self.folder / "checkpoints"
-
-    @property
-    def log_folder(self):
-        return self.folder / "logs"
+    # The run folder, from which every path of a run is taken, and its folders.
+    folder = property(lambda self: self.path.parent)
+    data_folder = property(lambda self: self.folder / "data")
+    checkpoint_folder = property(lambda self: self.folder / "checkpoints")
+    log_folder = property(lambda self: self.folder / "logs")
 
     @property
     def settings(self):
@@ -197,12 +186,7 @@ def load_config(path=DEFAULT_CONFIG, overrides=(), device=None):
         if not isinstance(settings.setdefault(section, {}), dict):
             raise UserError(f"{path}: {section} must be an object with keys and values.")
         settings[section][key] = value
-    sections = {}
-    for name, values in settings.items():
-        if name not in SECTIONS:
-            raise UserError(f"{path}: unknown section {name!r}{did_you_mean(name, SECTIONS)}.")
-        sections[name] = section_from_values(SECTIONS[name], name, values)
-    config = Config(path=path, **sections)
+    config = Config(path=path, **checked_keys(SECTIONS, "", settings))
     check_config(config)
     return config
 
@@ -234,50 +218,34 @@ def split_override(text):
         return section, key, value
 
 
-def section_from_values(section_type, section, values):
-    """Return a `section_type` filled from the dictionary `values`, every key known and of its declared type."""
+def checked_keys(hints, name, values):
+    """Return the dictionary `values` of the settings under `name`, every key among `hints` {key: type} and of that type."""
     if not isinstance(values, dict):
-        raise UserError(f"{section} must be an object with keys and values, not {values!r}.")
-    hints = typing.get_type_hints(section_type)
-    checked = {}
-    for key, value in values.items():
+        raise UserError(f"{name} must be an object with keys and values, not {json.dumps(values)}.")
+    for key in values:
         if key not in hints:
-            raise UserError(f"Unknown setting {section}.{key}{did_you_mean(key, hints)}.")
-        if section == "tuning" and key == "grid":
-            checked[key] = checked_grid(value)
-        else:
-            checked[key] = checked_value(hints[key], f"{section}.{key}", value)
-    return section_type(**checked)
+            raise UserError(f"Unknown setting {name}{'.' if name else ''}{key}{did_you_mean(key, hints)}.")
+    return {key: checked_value(hints[key], f"{name}.{key}" if name else key, value) for key, value in values.items()}
 
 
 def checked_value(hint, name, value):
     """Return `value` as the type `hint`; an int stands for a float, nothing else is converted."""
     if dataclasses.is_dataclass(hint):
-        return section_from_values(hint, name, value)
+        return hint(**checked_keys(typing.get_type_hints(hint), name, value))
+    if typing.get_origin(hint) is dict:  # tuning.grid: for each axis a list of values of the setting that it searches
+        axes = {axis: list[typing.get_type_hints(SECTIONS[section])[axis]] for axis, section in GRID_AXES.items()}
+        return checked_keys(axes, name, value)
     if typing.get_origin(hint) is list:
         if not isinstance(value, list) or not value:
             raise UserError(f"{name} must be a list with at least one value, not {json.dumps(value)}.")
         return [checked_value(*typing.get_args(hint), name, item) for item in value]
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in kinds and type(value) is int and abs(value) < 2**63:
+    if float in kinds and type(value) is int and abs(value) <= LARGEST:
         value = float(value)
     if type(value) not in kinds:
         wanted = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
         raise UserError(f"{name} must be of type {wanted}, not {json.dumps(value)} ({type(value).__name__}).")
     return value
-
-
-def checked_grid(grid):
-    """Return tuning.grid with every axis known and every value of the type of the setting that it searches."""
-    if not isinstance(grid, dict):
-        raise UserError(f"tuning.grid must be an object of axes and lists of values, not {json.dumps(grid)}.")
-    checked = {}
-    for axis, values in grid.items():
-        if axis not in GRID_AXES:
-            raise UserError(f"Unknown axis tuning.grid.{axis}{did_you_mean(axis, GRID_AXES)}.")
-        hint = typing.get_type_hints(SECTIONS[GRID_AXES[axis]])[axis]
-        checked[axis] = checked_value(list[hint], f"tuning.grid.{axis}", values)
-    return checked
 
 
 def check_config(config):
@@ -295,10 +263,9 @@ def check_config(config):
         raise UserError(f"data.K is {data.K}, but training begins at data.first_round = {data.first_round}: raise K.")
     sample = validation_size(data)
     if data.N > data.interval_size - sample:
-        raise UserError(
-            f"data.N is {data.N}, but an interval of {data.interval_size} zeros minus the validation sample of {sample} "
-            f"leaves {data.interval_size - sample}: lower data.N or data.validation_fraction, or raise data.interval_size."
-        )
+        raise UserError(f"data.N is {data.N}, but an interval of {data.interval_size} zeros minus the validation sample of "
+                        f"{sample} leaves {data.interval_size - sample}: lower data.N or data.validation_fraction, or raise "
+                        "data.interval_size.")  # fmt: skip
     last = (data.K + 2) * data.interval_size - 1
     if not row_fits(last):
         raise UserError(f"The last zero of interval K + 1 has index {last}, whose row does not fit {CONTEXT} tokens: lower data.K "

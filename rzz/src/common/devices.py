@@ -39,12 +39,12 @@ def choose_device(name="auto"):
         "mps": torch.backends.mps.is_available,
         "cpu": lambda: True,
     }
-    if name != "auto":
-        if not available[name]():
-            raise UserError(f"The device {name} was asked for but is not there; use --device auto or one of the others.")
-        return make_device(name), "asked for"
-    found = next(kind for kind, is_there in available.items() if is_there())
-    return make_device(found), "no GPU or TPU was found" if found == "cpu" else "the fastest one found"
+    if name == "auto":
+        kind = next(kind for kind, is_available in available.items() if is_available())
+        return make_device(kind), "no GPU or TPU was found" if kind == "cpu" else "the fastest one found"
+    if not available[name]():
+        raise UserError(f"The device {name} was asked for but is not there; use --device auto or one of the others.")
+    return make_device(name), "asked for"
 
 
 def make_device(kind):
@@ -107,14 +107,11 @@ def distributed_backend():
 
 def describe_device(device):
     """One line: kind, name, memory, torch version."""
-    name = {
-        "cuda": lambda: torch.cuda.get_device_properties(device).name,
-        "mps": lambda: "Apple GPU",
-        "xla": lambda: os.environ.get("PJRT_DEVICE", "TPU"),
-        "cpu": lambda: f"{cpu_name()}, {torch.get_num_threads()} thread(s)",
-    }[device.type]()
-    _, in_all = memory(device)
-    size = "" if in_all is None else f", {in_all / 2**30:.0f} GiB"
+    name = {"cuda": lambda: torch.cuda.get_device_properties(device).name, "mps": lambda: "Apple GPU",
+            "xla": lambda: os.environ.get("PJRT_DEVICE", "TPU"),
+            "cpu": lambda: f"{cpu_name()}, {torch.get_num_threads()} thread(s)"}[device.type]()  # fmt: skip
+    _, total = memory(device)
+    size = "" if total is None else f", {total / 2**30:.0f} GiB"
     return f"{device.type} ({name}{size}), torch {torch.__version__}"
 
 
@@ -127,12 +124,9 @@ def precision(device, setting):
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting], "asked for"
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16, "it learns as float32 does (rzz/results.md), and faster here"
-    return torch.float32, {
-        "cuda": "this GPU has no bfloat16",
-        "mps": "bfloat16 is slower on Apple's GPUs",
-        "xla": "a TPU multiplies float32 through bfloat16 by itself",
-        "cpu": "bfloat16 is not faster on most CPUs",
-    }[device.type]
+    return torch.float32, {"cuda": "this GPU has no bfloat16", "mps": "bfloat16 is slower on Apple's GPUs",
+                           "xla": "a TPU multiplies float32 through bfloat16 by itself",
+                           "cpu": "bfloat16 is not faster on most CPUs"}[device.type]  # fmt: skip
 
 
 def device_of_worker(device, number):
@@ -165,24 +159,20 @@ def cpu_name():
 def fast_cores():
     """Number of cores that work can be spread over evenly: Apple's performance cores, else all that this process may use."""
     if platform.system() == "Darwin":
-        asked = subprocess.run(["sysctl", "-n", "hw.perflevel0.physicalcpu"], capture_output=True, text=True)
-        if asked.stdout.strip().isdigit():
-            return int(asked.stdout)
+        answer = subprocess.run(["sysctl", "-n", "hw.perflevel0.physicalcpu"], capture_output=True, text=True).stdout
+        if answer.strip().isdigit():
+            return int(answer)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seed_device(device, *numbers):
     """Seed the generator of `device` with a function of `numbers` alone, for example (seed, step).
 
-    Dropout drawn after it is the same in every run, also in one that was resumed, with no generator state to store. Only
-    this one generator: torch.manual_seed seeds those of every kind of device, which takes long compared with a small model's step.
+    Dropout drawn after it is the same in every run, also in one that was resumed, with no generator state to store.
+    torch.manual_seed would seed the generators of all kinds of device, which takes long compared with a small model's step.
     """
-    seed = {
-        "cpu": torch.default_generator.manual_seed,
-        "cuda": torch.cuda.manual_seed,
-        "mps": torch.mps.manual_seed,
-        "xla": lambda seed: torch_xla().manual_seed(seed),
-    }[device.type]
+    seed = {"cpu": torch.default_generator.manual_seed, "cuda": torch.cuda.manual_seed, "mps": torch.mps.manual_seed,
+            "xla": lambda seed: torch_xla().manual_seed(seed)}[device.type]  # fmt: skip
     seed(derive_seed(*numbers))
 
 
@@ -192,8 +182,7 @@ def derive_seed(*numbers):
     Each number is added to the state, which then goes through the finaliser of SplitMix64 (Steele, Lea and Flood,
     "Fast splittable pseudorandom number generators", 2014).
     """
-    mask = 2**64 - 1
-    state = 0
+    mask, state = 2**64 - 1, 0
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) & mask
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -209,10 +198,7 @@ class FusedAdamW(NamedTuple):
 
 @functools.cache
 def fused_adamw(device):
-    """Return what the fused AdamW of a device can do, as FusedAdamW, by trying it out.
-
-    XLA has none, and Apple's ignores found_inf before torch 2.13 (pytorch#186360).
-    """
+    """Try what the fused AdamW of a device can do: XLA has none, Apple's ignores found_inf before torch 2.13 (pytorch#186360)."""
     parameter = torch.nn.Parameter(torch.ones(1, device=device))
     parameter.grad = torch.ones_like(parameter)
     try:
@@ -253,10 +239,7 @@ def is_out_of_memory(error):
 
 
 def tune_glibc_malloc():
-    """Let glibc keep the memory of freed tensors for the next ones. Apple's allocator does so by itself.
-
-    Else each step gets the activations of a large model, and each chunk of rows its features, from the system again, page by page.
-    """
+    """Let glibc keep the memory of freed tensors for the next ones: else each step gets it from the system again, page by page."""
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # the numbers of M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h
         libc = ctypes.CDLL(None)

@@ -83,11 +83,6 @@ def exclusive_lock(path, owner, wait=False):
         yield None
 
 
-def append_json_line(path, values):
-    """Append `values` as one line of JSON to `path`."""
-    append_json_lines(path, [values])
-
-
 def append_json_lines(path, objects):
     """Append `objects` to `path`, a line of JSON each, in one piece, on lines of their own also after one that was cut short."""
     with open(path, "ab+") as file:

@@ -25,8 +25,7 @@ training_log = logging.getLogger("rzz.training")
 class TerminalHandler(logging.Handler):
     """Writes lines to standard error above a progress bar, if there is one.
 
-    If the reader closed the pipe, as tee in `train.py 2>&1 | tee file` after Ctrl-C, or the terminal was closed, the program
-    continues without output.
+    If the reader closed the pipe, as `train.py 2>&1 | tee file` after Ctrl-C, the program continues without output.
     """
 
     def emit(self, record):

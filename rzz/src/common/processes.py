@@ -3,10 +3,6 @@
     torchrun --standalone --nproc_per_node=4 rzz/src/train.py --resume
 
     with catch_stop_signals() as stop:               # a list, in which a signal leaves its number
-        for batch in batches:
-            ...
-            if stop:
-                break
 
 Each process computes its share of every batch and the gradients are averaged (DistributedDataParallel), so that n devices make
 the update of one. Everything here is also right in a single process, at no cost.

@@ -47,14 +47,11 @@ DISTANCES = 4  # per column, see residual_features
 
 @dataclass
 class IndexRows:
-    """Rows whose features are asked for, on the CPU: uint8 tokens (B, T) that begin 'b<index>:', int64 indexes (B,).
+    """Rows of which the features of the columns from `start` on are asked for, on the CPU."""
 
-    Features are those of the columns from `start` on.
-    """
-
-    tokens: np.ndarray
-    indexes: np.ndarray
-    start: int = 0
+    tokens: np.ndarray  # uint8 (B, T): each begins 'b<index>:'
+    indexes: np.ndarray  # int64 (B,)
+    start: int
 
     @cached_property
     def smooth(self):

@@ -64,8 +64,7 @@ def make_checkpoint(model, optimizer, progress, config, device):
 def save_checkpoint(checkpoint, path):
     """Write `checkpoint` to `path`; a last.pt that stood there is kept as last.prev.pt.
 
-    At any moment there is a whole checkpoint under one of the two names. Raises OSError if the disk is full or the
-    folder cannot be written; the older files are then as they were.
+    At any moment there is a whole checkpoint under one of the two names. Raises OSError, the older files left as they were.
     """
     written = path.with_name(f"{path.name}.new")
     write_torch_file(written, checkpoint)
@@ -76,21 +75,15 @@ def save_checkpoint(checkpoint, path):
 
 
 def write_torch_file(path, value):
-    """Write `value` to `path` as torch.save does, atomically.
-
-    In memory first: torch.save raises a RuntimeError that does not say so if the disk is full.
-    """
-    in_memory = io.BytesIO()
-    torch.save(value, in_memory)
+    """Write `value` to `path` as torch.save does, atomically."""
+    content = io.BytesIO()  # torch.save itself raises a RuntimeError that does not say so if the disk is full
+    torch.save(value, content)
     with atomic_write(path) as file:
-        file.write(in_memory.getbuffer())
+        file.write(content.getbuffer())
 
 
 def restore(checkpoint, model, optimizer, path):
-    """Put the weights and the optimizer's state of a checkpoint into `model` and `optimizer`; return its Progress.
-
-    Raises UserError, naming `path`, if they do not fit.
-    """
+    """Load a checkpoint into `model` and `optimizer`; return its Progress. Raises UserError, naming `path`, if it does not fit."""
     with load_errors(path):
         model.load_state_dict(checkpoint["model"])
         groups = optimizer.state_dict()["param_groups"]
@@ -173,8 +166,8 @@ def find_checkpoint(config, path):
     if path is not None:
         return load_checkpoint(path), path
     if not checkpoint_files(config.checkpoint_folder):
-        first = command(config, "train.py --resume")
-        raise UserError(f"There is no checkpoint in {config.checkpoint_folder}; train first: {first}")
+        raise UserError(f"There is no checkpoint in {config.checkpoint_folder}; train first: "
+                        + command(config, "train.py --resume"))  # fmt: skip
     return latest_checkpoint(config.checkpoint_folder)
 
 
@@ -187,8 +180,7 @@ def checkpoint_files(folder):
 
 def last_trained_index(checkpoint):
     """Return the index of the last zero that the checkpoint has been trained on; 0 for none."""
-    data, progress = checkpoint["config"]["data"], checkpoint["progress"]
-    size = data["interval_size"]
+    size, progress = checkpoint["config"]["data"]["interval_size"], checkpoint["progress"]
     if progress["epoch"]:
         return (progress["round"] + 1) * size - 1
     if progress["row"]:

@@ -70,18 +70,14 @@ def write_model_card(config, checkpoint=None):
     Nothing is written if the checkpoint is not the end of the training that its settings describe.
     """
     checkpoint = checkpoint or latest_checkpoint(config.checkpoint_folder)[0]
-    if not is_complete(checkpoint):
+    progress, settings = checkpoint["progress"], checkpoint["config"]
+    if progress["round"] < settings["data"]["K"] or progress["epoch"] < settings["training"]["epochs"]:
         return
     path = config.log_folder / "evaluation.json"
     evaluation = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    of_this = evaluation.get("checksum") == checkpoint["checksum"]
+    is_of_checkpoint = evaluation.get("checksum") == checkpoint["checksum"]
     with atomic_write(config.checkpoint_folder / NAME, "w") as file:
-        file.write(card_text(checkpoint, evaluation if of_this else None))
-
-
-def is_complete(checkpoint):
-    progress, settings = checkpoint["progress"], checkpoint["config"]
-    return progress["round"] >= settings["data"]["K"] and progress["epoch"] >= settings["training"]["epochs"]
+        file.write(card_text(checkpoint, evaluation if is_of_checkpoint else None))
 
 
 def card_text(checkpoint, evaluation):
@@ -92,29 +88,27 @@ def card_text(checkpoint, evaluation):
     d_k, d_v, d_ff = model.head_sizes()
     first, last = trained_zeros(checkpoint)
     shortest, longest = len(str(first)), len(str(last))
-    shown = {section: values for section, values in settings.items() if section != "tuning"}
     return CARD.format(
         parameters=meta["parameters"], round=progress["round"], model=model, d_k=d_k, d_v=d_v, d_ff=d_ff,
-        told=describe_embedding(model),
-        step=progress["step"], batch_size=training["batch_size"], time=format_duration(progress["seconds"]), device=meta["device"],
-        saved=meta["saved"],
+        told=describe_embedding(model), step=progress["step"], batch_size=training["batch_size"],
+        time=format_duration(progress["seconds"]), device=meta["device"], saved=meta["saved"],
         first=first, last=last, rounds=data["K"] - data["first_round"] + 1, interval_size=data["interval_size"],
         epochs=training["epochs"], percent=100 * data["validation_fraction"],
         source=f"Platt's tables in `{data['platt_tables']}`" if data["platt_tables"] else "`rzz/src/zeros_db.py`",
         loss=validation["loss"], nats_per_zero=validation["nats_per_zero"], mse_zeros=training["mse_zeros"],
         readable=format_number(validation["readable_validation"]), mse=format_number(validation["mse_validation"]),
-        test=measured(evaluation), digits=shortest if shortest == longest else f"{shortest} to {longest}",
+        test=test_text(evaluation), digits=shortest if shortest == longest else f"{shortest} to {longest}",
         prior=PRIOR if SmoothCount in parts_of(model.index_embedding) else NO_PRIOR,
         versions=", ".join(f"{name} {meta[name]}" for name in ("python", "torch", "numpy", "mpmath") if name in meta),
-        settings=settings_json(shown),
+        settings=settings_json({section: values for section, values in settings.items() if section != "tuning"}),
     )  # fmt: skip
 
 
-def measured(evaluation):
+def test_text(evaluation):
     """The test set's measures and baselines as a table in Markdown."""
     if evaluation is None:
         return "The test set has not been measured: `evaluate.py` adds it here, with the baselines."
     header, *rows = result_table(evaluation)
-    lines = [f"Test set: zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, nucleus sampling with p = "
-             f"{evaluation['top_p']:g}. Errors are over what was readable.", ""]  # fmt: skip
-    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))])
+    title = (f"Test set: zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, nucleus sampling with p = "
+             f"{evaluation['top_p']:g}. Errors are over what was readable.\n\n")  # fmt: skip
+    return title + "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))

@@ -57,12 +57,9 @@ def preflight(config, args, device, reason):
 
 
 def sample_zeros(config, first, count):
-    """Return (zeros of the first half of an interval, in memory, SAMPLE at most; seconds that one of the second half takes).
-
-    The first ones are not timed, since zeros_db may prepare tables then.
-    """
+    """Return (zeros of the first half of an interval, in memory, SAMPLE at most; seconds that one of the second half takes)."""
     count = max(1, min(count // 2, SAMPLE))
-    zeros = zeros_in_memory(config, first, count)
+    zeros = zeros_in_memory(config, first, count)  # not timed, since zeros_db may prepare tables for the first ones
     began = time.perf_counter()
     zeros_in_memory(config, first + count, count)
     return zeros, (time.perf_counter() - began) / count

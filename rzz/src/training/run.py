@@ -54,10 +54,7 @@ class TrainingRun:
 
     @classmethod
     def start(cls, config, device, args):
-        """Return the run that the command line asks for; what it replaces is moved aside, and the log goes on where it does.
-
-        Raises UserError if there is a run already and args say neither resume nor fresh, or if zeros_db lacks the zeros.
-        """
+        """Return the run that the command line asks for; what it replaces is moved aside, and its log goes on where it does."""
         if rank() == 0:
             refuse_to_overwrite(config, args)
             require_zeros(config)
@@ -71,10 +68,7 @@ class TrainingRun:
 
     @classmethod
     def begin(cls, config, device, fresh=False):
-        """Return the run that goes on from its latest good checkpoint, or begins if there is none or it shall be `fresh`.
-
-        Raises UserError if the checkpoint does not fit the settings.
-        """
+        """Return the run that goes on from its latest good checkpoint, which must fit, or begins if there is none or `fresh`."""
         model = build_model(config.model, config.training.seed).to(device)
         optimizer = make_optimizer(model, config.training)
         checkpoint, path = (None, None) if fresh else latest_checkpoint(config.checkpoint_folder)
@@ -120,16 +114,13 @@ class TrainingRun:
         return zeros
 
     def train_step_with_oom_retry(self, batch):
-        """Return the loss of one update, cutting the batch into more micro-batches until the memory holds one.
-
-        Micro-batches go through the model itself: gradients cannot be added up in the CUDA graphs of torch.compile
-        (pytorch#169545).
-        """
+        """Return the loss of one update, cutting the batch into more micro-batches until the memory holds one."""
         settings, step = self.config.training, self.progress.step
         rate = learning_rate_at(step, self.total_steps, settings)
         dtype, _ = precision(self.device, settings.precision)
         while True:
             try:
+                # Gradients cannot be added up in the CUDA graphs of torch.compile (pytorch#169545).
                 model = self.compiled_model if self.micro_batches == 1 else self.model
                 return training_step(model, self.optimizer, batch, rate, settings.gradient_clip, (settings.seed, step, self.rank),
                                      self.micro_batches, dtype)  # fmt: skip
@@ -182,7 +173,7 @@ def run_lock(config):
 
 
 def refuse_to_overwrite(config, args):
-    """Raise UserError if there is a run and the command line does not say what to do with it."""
+    """Raise UserError if there is a run and the command line says neither --resume nor --fresh."""
     if not args.resume and not args.fresh and checkpoint_files(config.checkpoint_folder):
         raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
 

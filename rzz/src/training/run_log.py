@@ -11,7 +11,7 @@ import math
 from common.cli import command
 from common.config import UserError
 from common.devices import derive_seed, describe_device, precision
-from common.files import append_json_line
+from common.files import append_json_lines
 from common.logs import log, training_log
 from common.text import format_duration
 from data_utils import interval
@@ -136,7 +136,7 @@ def write_line(run, **values):
         return
     position = {name: getattr(run.progress, name) for name in ("round", "epoch", "row", "step", "seconds")}
     try:
-        append_json_line(run.config.log_folder / "training.jsonl", {**position, **values})
+        append_json_lines(run.config.log_folder / "training.jsonl", [{**position, **values}])
         run.progress.log_lines += 1
     except OSError as error:
         log.error("Could not write a line of training.jsonl (%s); training goes on without it. Free some space.", error.strerror)

@@ -55,11 +55,6 @@ def columns(last_index):
     return 2 * len(str(last_index)) + 7
 
 
-def run_columns(config):
-    """The same for the longest row of the full training."""
-    return columns((config.data.K + 2) * config.data.interval_size)
-
-
 def wanted_columns(T):
     """Of T columns those from the first ':' on, whose logits are wanted: the last block computes no others."""
     return T - (T - 7) // 2 - 1
@@ -85,8 +80,8 @@ def state_bytes(model):
 
 def memory_gb(config):
     """Gigabytes that the full training holds at once: state, and the activations of one batch."""
-    activations = config.training.batch_size * activation_bytes(config.model, run_columns(config))
-    return (state_bytes(config.model) + activations) / 1e9
+    T = columns((config.data.K + 2) * config.data.interval_size)
+    return (state_bytes(config.model) + config.training.batch_size * activation_bytes(config.model, T)) / 1e9
 
 
 def flops_per_zero(model, T):
@@ -112,8 +107,8 @@ def step_seconds(model, zeros, T, speed):
 def training_hours(config, epochs):
     """Hours of the full training on tuning.host with `epochs` passes over each interval."""
     zeros = (config.data.K - config.data.first_round + 1) * config.data.interval_size * epochs
-    batch_size = config.training.batch_size
-    return zeros / batch_size * step_seconds(config.model, batch_size, run_columns(config), config.tuning.host.device) / 3600
+    T, size = columns((config.data.K + 2) * config.data.interval_size), config.training.batch_size
+    return zeros / size * step_seconds(config.model, size, T, config.tuning.host.device) / 3600
 
 
 def measure_hardware(device):
@@ -136,29 +131,24 @@ def single_thread():
 
 
 def fitted_speed(device):
-    """Return the Throughput that explains the measured times of FITTED best: least squares of the relative errors."""
+    """Return the Throughput that explains the measured times of FITTED best: least squares of the relative errors.
+
+    What would become negative, the most negative first, is left out, which is enough for three columns.
+    """
     T = some_zeros(1).width - 1
     models = [(ModelConfig(d_model=d_model, num_layers=layers), size) for d_model, layers, size in FITTED]
     seconds = np.array([measured_step_seconds(model, size, device) for model, size in models])
     costs = np.array([[model.num_layers + 1, size * flops_per_zero(model, T), size * activation_bytes(model, T)]
                       for model, size in models])  # fmt: skip
-    layer, flop, byte = positive_least_squares(costs / seconds[:, None], np.ones(len(models)))
-    return Throughput(min(FASTEST, 1e-12 / flop), min(FASTEST, 1e-9 / byte), 1e3 * layer)
-
-
-def positive_least_squares(matrix, target):
-    """Return the x that minimises |matrix · x - target| among those without a negative entry, with 1e-30 for 0.
-
-    The columns with the most negative entry are left out one by one, which is enough for a matrix of three columns.
-    """
-    columns, found = list(range(matrix.shape[1])), np.full(matrix.shape[1], 1e-30)
-    while columns:
-        x = np.linalg.lstsq(matrix[:, columns], target, rcond=None)[0]
+    kept, found = [0, 1, 2], np.full(3, 1e-30)
+    while kept and found.max() == 1e-30:
+        x = np.linalg.lstsq((costs / seconds[:, None])[:, kept], np.ones(len(models)), rcond=None)[0]
         if x.min() > 0:
-            found[columns] = x
-            break
-        del columns[int(x.argmin())]
-    return found.tolist()
+            found[kept] = x
+        else:
+            del kept[int(x.argmin())]
+    layer, flop, byte = found.tolist()
+    return Throughput(min(FASTEST, 1e-12 / flop), min(FASTEST, 1e-9 / byte), 1e3 * layer)
 
 
 def some_zeros(count):
