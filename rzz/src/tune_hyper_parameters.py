@@ -19,13 +19,14 @@ import shutil
 from contextlib import closing
 
 from common.cli import command, run_script, stage_parser
-from common.config import GRID_AXES, UserError, load_config, require_writable, split_override, write_back
+from common.config import GRID_AXES, ModelConfig, UserError, load_config, require_writable, split_override, write_back
 from common.devices import choose_device
 from common.files import exclusive_lock
 from common.logs import log, start_logging
 from common.processes import catch_stop_signals
 from common.text import format_duration
 from data_utils import tuning_splits
+from model.index_embedding import KINDS, describe_embedding
 from tuning.cost import measure_hardware, training_hours
 from tuning.display import SearchProgress, axis_table, description, ranking_table
 from tuning.grid import grid_of
@@ -35,6 +36,8 @@ from tuning.workers import as_completed, schedule_jobs, state_file, state_folder
 
 def main(argv=None):
     parser = stage_parser(__doc__)
+    parser.epilog = "index embeddings, and what each tells the model about the index:\n" + "\n".join(
+        f"  {kind:<8}  {describe_embedding(ModelConfig(), kind)}" for kind in KINDS)  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="count the grid and forecast the hours, train and write nothing")
     parser.add_argument("--measure-host", action="store_true", help="measure this machine and make it tuning.host of config.json")
     args = parser.parse_args(argv)
