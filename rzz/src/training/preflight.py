@@ -15,7 +15,6 @@ from data_utils import interval, missing_zeros, require_zeros, zeros_in_memory
 from model.batches import iterate_batches
 from model.network import parameter_count
 from training.checkpoints import LAST, PREVIOUS
-from training.progress import steps_left
 from training.run import TrainingRun, refuse_to_overwrite
 
 SAMPLE = 8192  # zeros, most that are computed for a look
@@ -35,7 +34,7 @@ def preflight(config, args, device, reason):
     names = {LAST, PREVIOUS, *(f"round_{t}.pt" for t in range(run.progress.round, config.data.K + 1))}
     new = 1 + sum(args.fresh or not (config.checkpoint_folder / name).exists() for name in names)  # and one while it is written
     disk = check_disk_space(config, intervals, STATE_BYTES * parameter_count(run.model) * new)
-    position, steps = run.position_text(), steps_left(run.progress, config)
+    position, steps = run.position_text(), run.total_steps - run.progress.step
 
     run.training, seconds_each = sample_zeros(config, *intervals[0])
     batch = next(iterate_batches(run.model, run.training, config.training.batch_size))

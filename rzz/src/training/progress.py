@@ -1,7 +1,7 @@
 """Where a training stands: what is done, what is left, and how long it took.
 
     progress = Progress(round=1)
-    zeros_left(progress, config)            # those of this round and of the next ones, counting each epoch
+    steps, zeros = remaining(progress, config)
 """
 
 import dataclasses
@@ -33,23 +33,15 @@ class Progress:
     validation: dict | None = None  # what was measured last: loss, best_loss of the round, mse_training, mse_validation, …
 
 
-def steps_left(progress, config):
-    """Updates from where the training stands to its end."""
-    size = config.training.batch_size
-    return sum(math.ceil(count / size) - math.ceil(row / size) for count, row in epochs_left(progress, config))
-
-
-def zeros_left(progress, config):
-    """Zeros from where the training stands to its end, counting each epoch."""
-    return sum(count - row for count, row in epochs_left(progress, config))
-
-
-def epochs_left(progress, config):
-    """Yield (its zeros, those of them that were trained on) for each epoch that is not finished."""
+def remaining(progress, config):
+    """Return (updates, zeros) from where the training stands to its end, counting each epoch."""
+    size, steps, zeros = config.training.batch_size, 0, 0
     for t in range(progress.round, config.data.K + 1):
         for epoch in range(progress.epoch if t == progress.round else 0, config.training.epochs):
-            is_current = (t, epoch) == (progress.round, progress.epoch)
-            yield interval(config, t)[1], progress.row if is_current else 0
+            count = interval(config, t)[1]
+            row = progress.row if (t, epoch) == (progress.round, progress.epoch) else 0
+            steps, zeros = steps + math.ceil(count / size) - math.ceil(row / size), zeros + count - row
+    return steps, zeros
 
 
 def floats(losses):

@@ -26,7 +26,7 @@ from model.network import build_model
 from training.checkpoints import checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
 from training.model_card import NAME as MODEL_CARD
 from training.optimizer import learning_rate_at, make_optimizer, training_step
-from training.progress import Progress, Stopwatch, floats, steps_left, zeros_left
+from training.progress import Progress, Stopwatch, floats, remaining
 
 # What the row position and the weights of a run depend on; a resumed run must agree in all of it.
 IMMUTABLE_SETTINGS = ("data.interval_size", "data.first_round", "training.batch_size", "training.seed")
@@ -44,8 +44,8 @@ class TrainingRun:
         self.model, self.optimizer, self.progress = model, optimizer, progress
         self.compiled_model = compiled(wrap_ddp(model), device, config.training.compile)
         self.stopwatch = Stopwatch(progress, device)
-        self.total_steps = progress.step + steps_left(progress, config)
-        self.total_zeros = progress.zeros + zeros_left(progress, config)
+        steps, zeros = remaining(progress, config)
+        self.total_steps, self.total_zeros = progress.step + steps, progress.zeros + zeros
         self.rank = rank()
         self.losses = list(torch.tensor(progress.losses, device=device))
         self.micro_batches = 1  # of a batch; more if the device's memory does not hold it whole

@@ -19,7 +19,7 @@ from model.metrics import baselines, scores
 from model.network import cross_entropy_of, parameter_count
 from model.sampling import sampled_predictions
 from training.optimizer import learning_rate_at
-from training.progress import floats, zeros_left
+from training.progress import floats
 
 
 def log_description(run, reason):
@@ -58,7 +58,7 @@ def log_training(run):
     run.losses.clear()
     run.stopwatch.lap()
     speed = run.stopwatch.zeros_per_second(settings.batch_size)
-    left = zeros_left(progress, run.config) / speed
+    left = (run.total_zeros - progress.zeros) / speed
     rate = learning_rate_at(progress.step - 1, run.total_steps, settings)
     finite = [loss for loss in losses if math.isfinite(loss)]
     loss = sum(finite) / len(finite) if finite else None
