@@ -15,13 +15,12 @@ trial, and what is there is not trained again.
 
 import dataclasses
 import os
-import shutil
 from contextlib import closing
 
 from common.cli import command, run_script, stage_parser
 from common.config import GRID_AXES, ModelConfig, UserError, load_config, require_writable, split_override, write_back
 from common.devices import choose_device
-from common.files import exclusive_lock
+from common.files import exclusive_lock, remove
 from common.logs import log, start_logging
 from common.processes import catch_stop_signals
 from common.text import format_duration
@@ -77,7 +76,6 @@ def tune(config, grid, device, overrides):
     if stop:
         log.info("Stopped; finished rungs are kept in %s. Go on with the same command.", search_log.path)
         return 128 + stop[0]
-    shutil.rmtree(state_folder(config))
 
     ranked = ranking(grid, search_log)
     print(ranking_table(grid, ranked))
@@ -85,6 +83,7 @@ def tune(config, grid, device, overrides):
     if not ranked:
         raise UserError("No trial of the grid learned anything; add smaller values to tuning.grid.learning_rate.")
     write_winner(config, ranked[0], overrides)
+    remove(state_folder(config))
     return 0
 
 
@@ -101,8 +100,7 @@ def search(config, grid, search_log, device, stop):
                 same_batch_size = by_batch_size(trials)[job.trials[0].settings.training.batch_size]
                 obsolete = [state_file(config, trial, job.first_epoch) for trial in job.trials]
                 obsolete += [state_file(config, trial, rung) for trial in eliminated(config, same_batch_size, search_log, rung)]
-                for path in obsolete:
-                    path.unlink(missing_ok=True)
+                remove(*obsolete)
                 progress.job_done(job)
             if stop:
                 return

@@ -1,7 +1,9 @@
 """Whole searches: the winner is written back, and a search can be interrupted and changed at any moment."""
 
+import errno
 import json
 import math
+import os
 import random
 
 import pytest
@@ -113,3 +115,15 @@ def test_a_measured_host_is_used_and_written_and_the_old_file_kept(search_folder
     tune(search_folder, "--measure-host")
     assert "Mac mini" not in load_config(search_folder / "config.json").tuning.host.name
     assert (search_folder / "config.previous.json").read_text() == before
+
+
+def test_a_clean_up_that_fails_costs_no_result(search_folder, whole_search, in_process, monkeypatch, caplog):
+    """As on NFS, where a folder may stay for what is still open in it."""
+    def not_empty(path):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr("common.files.shutil.rmtree", not_empty)
+    assert tune(search_folder) == 0
+    assert (search_folder / "config.json").read_text() == (whole_search[0] / "config.json").read_text()
+    assert "not needed any more" in (search_folder / "logs" / "rzz.log").read_text()
+    assert tune(search_folder) == 0  # nothing is left to train

@@ -4,14 +4,19 @@
         file.write(data)
 """
 
+import errno
 import fcntl
+import itertools
 import json
 import logging
 import os
-from contextlib import contextmanager
+import platform
+import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 log = logging.getLogger("rzz")
+WITHOUT_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # what drives say that do not know fsync
 
 
 @contextmanager
@@ -20,42 +25,74 @@ def atomic_write(path, mode="wb"):
 
     The data is on the disk before the name is (fsync of file, rename, fsync of folder), so that a crash at any
     moment leaves either the old file or the new one. On an error the temporary file is removed and `path` is as
-    it was. Raises OSError when the disk is full or the folder cannot be written.
+    it was. Raises OSError, with the name of the file, when the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 
 
+def fsync(descriptor):
+    """Wait until the disk has what was written, unless the drive does not know how to say so."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in WITHOUT_FSYNC:
+            raise
+
+
 def sync_folder(folder):
-    """Make renames in `folder` durable. Windows and some network drives cannot; there the rename alone must do."""
+    """Make renames in `folder` durable. Windows cannot open one; there the rename alone must do."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return
     try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
+        fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def remove(*paths):
+    """Remove files and folders that are not needed any more; what cannot be removed is a warning."""
+    for path in paths:
+        try:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("Could not remove %s (%s), which is not needed any more.", path, error.strerror)
+
+
+def remove_abandoned(folder):
+    """Remove temporary files of atomic_write in `folder` whose process on this machine has ended."""
+    for path in folder.glob(f".*.{platform.node()}.*.tmp"):
+        with suppress(ValueError, PermissionError):  # of somebody else's process, which lives
+            try:
+                os.kill(int(path.suffixes[-2][1:]), 0)
+            except ProcessLookupError:
+                remove(path)
+
+
+def free_name(path, form="{}-{}"):
+    """Return the first path of the `form` (name, number from 1) that nothing has; what is there may be a broken link."""
+    paths = (path.with_name(form.format(path.name, number)) for number in itertools.count(1))
+    return next(path for path in paths if not os.path.lexists(path))
+
+
 def quarantine(path):
     """Rename `path` to the first free name of the form `<path>.bad-<n>` and return that name."""
-    path = Path(path)
-    number = 1
-    while (aside := path.with_name(f"{path.name}.bad-{number}")).exists():
-        number += 1
+    aside = free_name(Path(path), "{}.bad-{}")
     os.replace(path, aside)
     return aside
 
