@@ -1,5 +1,6 @@
 """The habits of a command line: help with examples, results apart from the rest, quiet, plain text in a pipe, exit codes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -91,3 +92,32 @@ def test_ctrl_c_at_the_prompt_of_predict_ends_it_with_130(outputs):
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and output == "" and "Traceback" not in errors
+
+
+def script_that_raises(tmp_path, body):
+    """Call run_script of a main() with this body, in a process of its own; return (exit code, stderr, rzz.log)."""
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(SRC)!r})\nimport errno, os\nfrom pathlib import Path\n"
+                      "from common.cli import run_script\nfrom common.config import UserError\n"
+                      "from common.logs import start_logging\n"
+                      f"def main():\n    start_logging(Path({str(tmp_path)!r}))\n    {body}\nrun_script(main)\n")  # fmt: skip
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr, (tmp_path / "rzz.log").read_text()
+
+
+@pytest.mark.parametrize("body, says", [
+    ("raise UserError('this cannot be')", "this cannot be"),
+    ("raise OSError(errno.ENOTCONN, 'x', '/a/b.pt')", f"/a/b.pt: {os.strerror(errno.ENOTCONN)}; make it accessible and run again."),
+    ("raise OSError(errno.ENOSPC, 'x', 'a')", f"a: {os.strerror(errno.ENOSPC)}; free some space and run again."),
+    ("raise OSError(errno.EMFILE, 'x')", f"The disk: {os.strerror(errno.EMFILE)}; make it accessible and run again."),
+    ("raise MemoryError", "There is too little memory"),
+])  # fmt: skip
+def test_what_is_refused_is_one_line_and_the_log_has_where_it_came_from(tmp_path, body, says):
+    code, errors, logged = script_that_raises(tmp_path, body)
+    assert code == 2 and errors.startswith(says) and len(errors.splitlines()) == 1
+    assert f" ERROR script.py:9 {says}" in logged and "Traceback" in logged and body in logged
+
+
+def test_a_bug_shows_its_traceback(tmp_path):
+    code, errors, logged = script_that_raises(tmp_path, "raise KeyError('x')")
+    assert code == 1 and all("This is a bug" in text and "script.py" in text and "KeyError" in text for text in (errors, logged))

@@ -6,6 +6,8 @@
 
 import argparse
 import errno
+import logging
+import os
 import shlex
 import sys
 import traceback
@@ -39,56 +41,48 @@ def command(config, words):
     return f"python rzz/src/{words}{where}"
 
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-DISK_ERRORS = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS)
-INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
-
-
 def run_script(main):
     """Run a stage's main() and leave with the exit code that its outcome deserves.
 
-    0 on success, 2 with one line for a UserError, full memory, or a disk that is full or not accessible, 130 on Ctrl-C. Any
-    other exception is a bug: its traceback goes to logs/rzz.log and to standard error, exit code 1.
+    0 on success, 2 with one line for a UserError, full memory, or a drive that fails, 130 on Ctrl-C. Any other exception is a
+    bug, exit code 1. logs/rzz.log gets the traceback of all but Ctrl-C, standard error that of a bug alone.
     """
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's has not
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no … shows a ? instead
     try:
         code = main() or 0
     except UserError as error:
-        code = fail_with(str(error))
+        code = fail_with(error, str(error))
     except BrokenPipeError:  # the reader closed the pipe
         redirect_to_devnull(sys.stdout)
         code = 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
-        code = INTERRUPTED
+        code = 130
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            advice = "free some space" if error.errno in DISK_FULL else "make it accessible or choose another folder"
-            code = fail_with(f"{error.filename or 'The disk'}: {error.strerror}; {advice}.")
+        if isinstance(error, OSError) and error.errno:
+            advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it accessible"
+            code = fail_with(error, f"{error.filename or 'The disk'}: {os.strerror(error.errno)}; {advice} and run again.")
         elif is_out_of_memory(error):
-            code = fail_with("There is too little memory: lower model.d_model, model.num_layers or training.batch_size.")
+            code = fail_with(error, "There is too little memory: lower model.d_model, model.num_layers or training.batch_size.")
         elif is_peer_failure(error):
             log.error("Another process of this training has ended; it has said why.")
             code = 1
+        elif log.handlers:
+            log.exception("This is a bug in rzz, or something that it should have foreseen:")
+            code = 1
         else:
-            code = report_bug()
+            traceback.print_exc()
+            code = 1
     exit_process(code)
 
 
-def fail_with(text):
-    """Say what the user has to do, in a line; return the exit code for it."""
+def fail_with(error, text):
+    """Say what the user has to do, in a line; rzz.log also gets where `error` was raised. Return the exit code for it."""
     if log.handlers:
-        log.error("%s", text)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        log.handle(log.makeRecord(log.name, logging.ERROR, frame.filename, frame.lineno, text, (),
+                                  (type(error), error, error.__traceback__), extra={"one_line": True}))  # fmt: skip
     else:
         print(text, file=sys.stderr)
     return 2
-
-
-def report_bug():
-    """Log the exception in flight with its traceback; return the exit code for it."""
-    if log.handlers:
-        log.exception("This is a bug in rzz, or something that it should have foreseen:")
-    else:
-        traceback.print_exc()
-    return 1

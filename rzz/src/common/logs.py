@@ -30,7 +30,8 @@ class TerminalHandler(logging.Handler):
 
     def emit(self, record):
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            text = record.getMessage() if hasattr(record, "one_line") else self.format(record)  # without a traceback
+            tqdm.write(text, file=sys.stderr)
         except OSError:
             redirect_to_devnull(sys.stderr)
 
