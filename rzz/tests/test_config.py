@@ -72,6 +72,9 @@ def test_keys_left_out_have_their_default_and_overrides_are_typed(tmp_path):
     ({"model": {"d_model": 10**6}}, "at most 65536"),
     ({"runtime": None}, "runtime must be an object"),
     ("{", "not valid JSON"),
+    ('{"data": {"K": 1, "N": 5, "K": 2}}', "the key 'K' is there twice"),
+    ("[" * 100_000, "not valid JSON"),
+    ({"data": {"N": 1e30}}, "data.N must be of type int"),
     ("[]", "must hold a JSON object"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named_in_one_line(tmp_path, settings, says):
@@ -89,6 +92,16 @@ def test_overrides_that_say_nothing_known_are_errors(tmp_path, override):
 def test_a_missing_file_is_an_error_that_names_it(tmp_path):
     with pytest.raises(UserError, match="nowhere.json"):
         load_config(tmp_path / "nowhere.json")
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    with pytest.raises(UserError, match="loop.json"):
+        load_config(tmp_path / "loop.json")
+
+
+def test_what_editors_and_people_write_is_read(tmp_path):
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"data": {"interval_size": 1e6, "K": 2.0}}')
+    config = load_config(tmp_path / "config.json", ["data.N=1e3"])
+    assert (config.data.interval_size, config.data.K, config.data.N) == (1_000_000, 2, 1000)
+    assert type(config.data.interval_size) is int
 
 
 def test_write_back_changes_what_it_is_told_and_keeps_the_file_before(tmp_path):

@@ -16,10 +16,11 @@ import re
 import shutil
 import types
 import typing
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.files import atomic_write
+from common.files import atomic_write, remove_abandoned
 
 CONTEXT = 32  # tokens; fixed by the specification
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "config.json"
@@ -179,7 +180,7 @@ def load_config(path=DEFAULT_CONFIG, overrides=(), device=None):
 
     Raises UserError for a missing or unreadable file, an unknown or ill-typed key, or a value out of range.
     """
-    path = Path(os.path.expanduser(path)).resolve()
+    path = Path(os.path.abspath(os.path.expanduser(path)))
     settings = read_settings(path)
     for override in [*overrides, *([] if device is None else [f"runtime.device={device}"])]:
         section, key, value = split_override(override)
@@ -194,14 +195,22 @@ def load_config(path=DEFAULT_CONFIG, overrides=(), device=None):
 def read_settings(path):
     """Return the nested dictionaries that `path` holds. Raises UserError if it is missing or not JSON."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=distinct_keys)
     except OSError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}); give the settings file with --config PATH.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} must hold a JSON object with the sections {', '.join(SECTIONS)}.")
     return settings
+
+
+def distinct_keys(pairs):
+    """Return the dictionary of the (key, value) `pairs` of a JSON object. Raises ValueError for a key that is there twice."""
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"the key {twice[0]!r} is there twice")
+    return dict(pairs)
 
 
 def split_override(text):
@@ -229,7 +238,7 @@ def checked_keys(hints, name, values):
 
 
 def checked_value(hint, name, value):
-    """Return `value` as the type `hint`; an int stands for a float, nothing else is converted."""
+    """Return `value` as the type `hint`; an int stands for a float, 1e6 for an int, nothing else is converted."""
     if dataclasses.is_dataclass(hint):
         return hint(**checked_keys(typing.get_type_hints(hint), name, value))
     if typing.get_origin(hint) is dict:  # tuning.grid: for each axis a list of values of the setting that it searches
@@ -242,6 +251,8 @@ def checked_value(hint, name, value):
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in kinds and type(value) is int and abs(value) <= LARGEST:
         value = float(value)
+    if int in kinds and type(value) is float and value.is_integer() and abs(value) <= LARGEST:  # 1e6
+        value = int(value)
     if type(value) not in kinds:
         wanted = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
         raise UserError(f"{name} must be of type {wanted}, not {json.dumps(value)} ({type(value).__name__}).")
@@ -348,11 +359,12 @@ def settings_json(settings):
 
 
 def require_writable(*folders):
-    """Make missing `folders`. Raises UserError if one cannot be written to."""
+    """Make missing `folders`, and clean them of what killed processes left. Raises UserError if one cannot be written to."""
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             usable = os.access(folder, os.W_OK)
+            remove_abandoned(folder)
         except OSError as error:
             raise UserError(f"Cannot make the folder {folder} ({error.strerror}); choose another place for config.json.") from error
         if not usable:
