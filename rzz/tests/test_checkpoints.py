@@ -204,3 +204,23 @@ def test_the_checksum_is_of_the_content(tmp_path):
     save_checkpoint({**checkpoint, "progress": {**checkpoint["progress"], "row": 1}}, tmp_path / "round_2.pt")
     first, same, other = (load_checkpoint(tmp_path / name)["checksum"] for name in ("last.pt", "round_1.pt", "round_2.pt"))
     assert first == same != other
+
+
+@pytest.mark.parametrize("order", [("last.pt", "last.prev.pt", "round_1.pt"), ("round_1.pt", "last.pt", "last.prev.pt")])
+def test_the_file_that_has_got_farthest_is_the_latest_whatever_its_name(tmp_path, order):
+    for step, name in enumerate(reversed(order), 1):
+        save_checkpoint(checkpoint_of(step), tmp_path / "written.pt")
+        os.replace(tmp_path / "written.pt", tmp_path / name)
+    for step, name in zip((3, 2, 1), order, strict=True):
+        checkpoint, path = latest_checkpoint(tmp_path)
+        assert (path.name, checkpoint["progress"]["step"]) == (name, step)
+        (tmp_path / name).write_text("x")
+
+
+def test_a_drive_that_drops_is_said_and_not_taken_for_damage(tmp_path, monkeypatch):
+    save_checkpoint(checkpoint_of(1), tmp_path / "last.pt")
+    reason = os.strerror(errno.ENOTCONN)
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.ENOTCONN, reason, str(path))))
+    with pytest.raises(UserError, match=reason) as caught:
+        load_checkpoint(tmp_path / "last.pt")
+    assert "damaged" not in str(caught.value)

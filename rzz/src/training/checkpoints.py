@@ -122,8 +122,8 @@ def load_checkpoint(path):
         checksum = zip_checksum(content)
         content.seek(0)
         checkpoint = torch.load(content, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"There is no checkpoint {path}; train first: python rzz/src/train.py") from None
+    except OSError as error:
+        raise UserError(f"Cannot read the checkpoint {path}: {error.strerror}.") from error
     except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file
         raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}); use another one.") from error
     if not isinstance(checkpoint, dict) or not {"model", "progress", "config", "meta"} <= checkpoint.keys():
@@ -143,22 +143,25 @@ def zip_checksum(file):
 
 
 def latest_checkpoint(folder):
-    """Return (checkpoint, path) of the newest good file in `folder`, or (None, None) if there is no checkpoint.
+    """Return (checkpoint, path) of the good file in `folder` that has got farthest, or (None, None) if there is no checkpoint.
 
-    last.pt first, then last.prev.pt, then the rounds from the latest down. A damaged one is named in a warning and the
-    next is tried; raises UserError if none of them is good.
+    A damaged one is named in a warning and passed over; raises UserError if none is good.
     """
-    candidates = checkpoint_files(folder)
-    for path in candidates:
+    found, errors = [], []
+    for path in checkpoint_files(folder):
         try:
-            return load_checkpoint(path), path
+            checkpoint = load_checkpoint(path)
         except UserError as error:
-            if len(candidates) == 1:
-                raise
-            log.warning("%s Trying an older one.", error)
-    if candidates:
-        raise UserError(f"None of the {len(candidates)} checkpoints in {folder} can be read; begin again with train.py --fresh.")
-    return None, None
+            errors.append(error)
+            continue
+        progress = checkpoint["progress"]
+        found.append((progress["step"], progress["round"], progress["epoch"], -len(found), checkpoint, path))
+    for error in errors if found else errors[1:]:
+        log.warning("%s Another checkpoint is tried.", error)
+    if errors and not found:
+        raise UserError(f"None of the {len(errors)} checkpoints in {folder} can be read: {errors[0]} Or begin again with "
+                        "train.py --fresh.") from errors[0]  # fmt: skip
+    return max(found)[-2:] if found else (None, None)
 
 
 def find_checkpoint(config, path):
