@@ -70,7 +70,7 @@ def main(argv=None):
     with atomic_write(config.log_folder / "evaluation.json", "w") as file:
         file.write(json.dumps(result, indent=2) + "\n")
     print(table(result))
-    if path.resolve().parent == config.checkpoint_folder:
+    if path.resolve().parent == config.checkpoint_folder.resolve():
         write_model_card(config, checkpoint)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_RUN, batch_of, write_config
+from conftest import SMALL_RUN, batch_of, stop_after_the_third_step, write_config
 
 import train
 from common.config import ModelConfig, TrainingConfig, UserError
@@ -17,7 +17,7 @@ from common.logs import LogFile, add_handler, log, terminal
 from data_utils import RiemannZerosDataset
 from model import network
 from model.network import build_model
-from training import checkpoints, run_log
+from training import checkpoints, run, run_log
 from training.checkpoints import load_checkpoint
 from training.optimizer import make_optimizer, training_step
 
@@ -231,3 +231,36 @@ def test_the_terminal_has_what_a_full_disk_does_not_take(capsys):
     log.error("said all the same")
     log.handlers[-2].stream = None  # whose close would find the disk full as well
     assert capsys.readouterr().err == "said all the same\n"
+
+
+def test_a_run_moved_aside_twice_in_one_second_keeps_both(config, monkeypatch):
+    class Frozen(run.datetime.datetime):
+        @classmethod
+        def now(cls, *arguments):
+            return cls(2026, 1, 1)
+
+    training(config)
+    monkeypatch.setattr(run.datetime, "datetime", Frozen)
+    first = (config.parent / "checkpoints" / "last.pt").read_bytes()
+    training(config, "--fresh", "--set", "training.epochs=1")
+    training(config, "--fresh")
+    names = {path.name: path for path in (config.parent / "previous_runs").iterdir()}
+    assert set(names) == {"2026-01-01_00-00-00", "2026-01-01_00-00-00-1"}
+    assert (names["2026-01-01_00-00-00"] / "last.pt").read_bytes() == first
+
+
+def test_a_log_that_lost_lines_has_none_twice_after_resumes(config, tmp_path, monkeypatch):
+    """Two lines were lost before the checkpoint, as on a full disk, and the run went on beyond it before it was killed."""
+    whole = write_config(tmp_path / "whole", SMALL_RUN)
+    training(whole)
+    monkeypatch.setattr("train.catch_stop_signals", stop_after_the_third_step())
+    training(config, "--set", "training.log_interval=1")
+    monkeypatch.undo()
+    log = config.parent / "logs" / "training.jsonl"
+    kept = log.read_text().splitlines(keepends=True)
+    beyond = json.loads(kept[-1]) | {"step": 4, "row": 256}
+    log.write_text("".join([kept[0], *kept[3:], json.dumps(beyond) + "\n"]))
+    training(config, "--resume", "--set", "training.log_interval=1")
+    found = [(line["kind"], line["step"]) for line in lines(config)]
+    assert len(found) == len(set(found)) and found.count(("training", 4)) == 1
+    assert [step for kind, step in found if kind == "training"][-7:] == list(range(4, 11))

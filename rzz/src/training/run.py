@@ -17,7 +17,7 @@ import torch
 
 from common.config import Config, UserError, require_writable
 from common.devices import compiled, free_memory, is_out_of_memory, precision
-from common.files import exclusive_lock, read_json_lines, write_json_lines
+from common.files import exclusive_lock, free_name, read_json_lines, write_json_lines
 from common.logs import log
 from common.processes import barrier, rank, world_size, wrap_ddp
 from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
@@ -63,7 +63,7 @@ class TrainingRun:
         if run.rank == 0 and run.path is None:
             archive_run(config)
         if run.rank == 0:
-            rewind_log(config, run.progress.log_lines)
+            rewind_log(config, run.progress)
         return run
 
     @classmethod
@@ -185,17 +185,20 @@ def archive_run(config):
     if not files:
         return
     archive = config.folder / "previous_runs" / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    archive = free_name(archive) if archive.exists() else archive
     require_writable(archive)
     for path in [*files, *config.checkpoint_folder.glob(MODEL_CARD)]:
         os.replace(path, archive / path.name)
     log.info("The run before was moved to %s", archive)
 
 
-def rewind_log(config, lines):
-    """Keep the first `lines` of training.jsonl: those after the checkpoint are of steps that will be made again."""
+def rewind_log(config, progress):
+    """Keep the lines of training.jsonl up to the checkpoint: those after it are of steps that will be made again."""
     path = config.log_folder / "training.jsonl"
     if path.exists():
-        write_json_lines(path, read_json_lines(path)[:lines])
+        position = progress.round, progress.step
+        lines = [line for line in read_json_lines(path) if (line.get("round", 0), line.get("step", 0)) <= position]
+        write_json_lines(path, lines)
 
 
 def check_compatible(checkpoint, config, path):
