@@ -5,7 +5,7 @@
     python rzz/src/train.py --resume --check             # preview the run and its duration; writes nothing
     python rzz/src/train.py --resume --set data.K=3      # with a setting changed for this command
 
-Round t trains on interval t, training.epochs passes of it, and looks at 1% of interval t + 1 as it goes. Ctrl-C,
+Round t trains on interval t, training.epochs passes of it, and validates on a sample of interval t + 1. Ctrl-C,
 SIGTERM or a closed terminal finishes the step, saves checkpoints/last.pt and stops. Settings are in rzz/config.json.
 """
 
@@ -46,11 +46,11 @@ def main(argv=None):
             if finished and run.rank == 0:
                 write_model_card(config)
             log_end(run, finished)
-    return 0 if finished else 128 + (stop[0] if stop else signal.SIGTERM)
+    return 0 if finished else 128 + (stop[0] if stop else signal.SIGTERM)  # which another rank got, if not this one
 
 
 def train(run, stop, bar):
-    """Train from where the run stands to the end of its last round; return False if `stop` asked to end early."""
+    """Train from the current position to the end of the last round; return False if `stop` asked to end early."""
     progress, settings = run.progress, run.config.training
     for _ in run.rounds():
         log_start_of_round(run)
@@ -67,7 +67,7 @@ def train(run, stop, bar):
             if stopping:
                 run.require_saved()
                 return False
-        if progress.step % settings.validation_interval:  # else it was measured just now
+        if progress.step % settings.validation_interval:  # otherwise it has just been measured
             log_validation(run)
         log_end_of_round(run)
         run.save(f"round_{progress.round}.pt", LAST)

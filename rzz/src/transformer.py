@@ -36,7 +36,7 @@ class TransformerConfig:
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which a position sees itself and what stands before it."""
+    """Multi-head attention in which a position sees itself and those before it."""
 
     def __init__(self, config):
         super().__init__()
@@ -55,7 +55,7 @@ class CausalSelfAttention(nn.Module):
         what came before `start` and take in what is new. first: the first of the T columns whose result is wanted.
         """
         B, T, _ = x.shape
-        query = self.query(x[:, first:].contiguous())  # Apple's F.linear has erred if it is not (pytorch#161640)
+        query = self.query(x[:, first:].contiguous())  # Apple's F.linear has been wrong if it is not (pytorch#161640)
         key, value = self.key_value(x).split([self.num_heads * self.d_k, self.num_heads * self.d_v], dim=-1)
         query = query.view(B, T - first, self.num_heads, self.d_k).transpose(1, 2)  # (B, H, T - first, d_k)
         key = key.view(B, T, self.num_heads, self.d_k).transpose(1, 2)
@@ -115,7 +115,7 @@ class Transformer(nn.Module):
         self.final_norm = nn.LayerNorm(config.d_model)
         self.head = nn.Linear(config.d_model, config.vocabulary_size)
         self.apply(self.initialise)
-        for block in self.blocks:  # the sum of 2 · num_layers residuals shall start with the variance of one (GPT-2)
+        for block in self.blocks:  # the sum of 2 · num_layers residuals starts with the variance of one (GPT-2)
             for last in (block.attention.output, block.feed_forward.output):
                 nn.init.normal_(last.weight, std=0.02 * (2 * config.num_layers) ** -0.5)
 
@@ -178,7 +178,7 @@ def evaluating(model):
 
 
 def generate(model, prompts, indexes, uniforms, p, end_token):
-    """Write on after `prompts` until every row has `end_token` or the context is full.
+    """Continue `prompts` until every row has `end_token` or the context is full.
 
     prompts: uint8 (n, P) on the CPU, one per zero. indexes: int64 (n,). uniforms: (n, runs, context) random numbers in
     [0, 1) on the CPU; run r of zero k draws column c with uniforms[k, r, c]. Returns the rows, uint8

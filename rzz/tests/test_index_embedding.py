@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import batch_of
 
-from common.config import ModelConfig, TrainingConfig, UserError
+from common.config import Config, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
 from model.index_embedding import (
     KINDS,
@@ -29,6 +29,7 @@ from model.network import build_model, parameter_count
 from model.tokenizer import encode, row_text
 from training.optimizer import make_optimizer, training_step
 from tuning.cost import parameters_of
+from tuning.grid import key_of, trial_key_settings
 
 
 def tokens_of(*texts):
@@ -163,3 +164,25 @@ def test_the_vectors_of_a_kind_are_the_sum_of_those_of_its_parts(kind):
 def test_a_kind_that_there_is_not_is_an_error_of_one_line():
     with pytest.raises(UserError, match="'prime', not one of digits, place, smooth, primes"):
         build_model(dataclasses.replace(ModelConfig(), index_embedding="prime"), seed=1)
+
+
+class Loose(torch.nn.Module):
+    """A part whose parameter stands outside of a module of its own name."""
+
+    def __init__(self, settings):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(settings.d_model))
+
+
+@pytest.mark.parametrize("parts, says", [((PlaceValue, Loose), "in modules"), ((PlaceValue, PlaceValue), "two parts")])
+def test_parts_that_would_not_be_trained_or_saved_are_found_at_once(monkeypatch, parts, says):
+    monkeypatch.setitem(KINDS, "odd", parts)
+    with pytest.raises(AssertionError, match=says):
+        IndexEmbedding(ModelConfig(index_embedding="odd"))
+
+
+def test_trials_of_a_new_kind_with_phases_differ_by_their_primes(monkeypatch):
+    monkeypatch.setitem(KINDS, "more", (*KINDS["primes"], Parity))
+    for kind, keys in (("more", 2), ("primes", 2), ("smooth", 1)):
+        models = [ModelConfig(index_embedding=kind, max_prime=limit) for limit in (100, 1000)]
+        assert len({key_of(trial_key_settings(Config(model=model))) for model in models}) == keys

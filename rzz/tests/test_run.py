@@ -30,7 +30,7 @@ def copies(values):
 
 
 def state_of(model, optimizer):
-    moments = [value for state in optimizer.state.values() for value in state.values()]
+    moments = [torch.as_tensor(value) for state in optimizer.state.values() for value in state.values()]
     return copies([*model.parameters(), *moments])
 
 
@@ -39,12 +39,21 @@ def spoil(model):
     return model.final_norm.register_forward_hook(lambda module, inputs, output: output * math.inf)
 
 
+OPTIMIZERS = {  # made for a model: the program's own, the same without a fused kernel, and others that somebody may put there
+    "fused": lambda model: make_optimizer(model, TrainingConfig()),
+    "not fused": lambda model: make_optimizer(model, TrainingConfig(), fused=False),
+    "RMSprop": lambda model: torch.optim.RMSprop(model.parameters()),
+    "SGD": lambda model: torch.optim.SGD(model.parameters(), momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("by_the_kernel", [True, False])
-def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(by_the_kernel, monkeypatch):
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(by_the_kernel, make, monkeypatch):
     assert fused_adamw(torch.device("cpu")) == (True, True)
     monkeypatch.setattr("training.optimizer.fused_adamw", lambda device: FusedAdamW(by_the_kernel, by_the_kernel))
     model = build_model(SMALL, 1)
-    optimizer = make_optimizer(model, TrainingConfig())
+    optimizer = make(model)
     training_step(model, optimizer, batch_of(model, ZEROS, 5), 1e-2, 1.0, (1, 0))
     before = state_of(model, optimizer)
     hook = spoil(model)

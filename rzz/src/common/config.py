@@ -28,7 +28,7 @@ LARGEST = 2**63 - 1  # what int64 holds
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can mend: shown as one line, exit code 2."""
+    """Something that the user can fix: shown as one line, exit code 2."""
 
 
 # -------------------------------------------------------------------------------------------------------------- schema
@@ -78,7 +78,7 @@ class TrainingConfig:
     gradient_clip: float = setting(1.0, low=1e-12)  # largest norm of all gradients together
     checkpoint_interval: int = setting(1000, low=1)  # steps between saves of checkpoints/last.pt
     log_interval: int = setting(100, low=1)  # steps between lines in logs/training.log
-    validation_interval: int = setting(1000, low=1)  # steps between looks at the validation sample
+    validation_interval: int = setting(1000, low=1)  # steps between validations
     max_bad_steps: int = setting(20, low=1)  # updates in a row that are not finite, after which training stops
     compile: str = setting("auto", choices=("auto", "on", "off"))  # torch.compile: auto is on CUDA
     precision: str = setting("auto", choices=("auto", "float32", "bfloat16"))  # of matrix products; auto: bfloat16 on CUDA
@@ -101,7 +101,7 @@ class HardwareProfile:
 
     name: str = "Mac mini M4"
     device: Throughput = field(default_factory=Throughput)  # which does the full training
-    core: Throughput = field(default_factory=lambda: Throughput(0.16, 1.3, 0.8))  # each that tunes; measured on a Xeon core
+    core: Throughput = field(default_factory=lambda: Throughput(0.16, 1.3, 0.8))  # each that tunes: figures of a Xeon core
     cores: int = setting(4, low=1)  # fast ones
 
 
@@ -368,4 +368,4 @@ def require_writable(*folders):
         except OSError as error:
             raise UserError(f"Cannot make the folder {folder} ({error.strerror}); choose another place for config.json.") from error
         if not usable:
-            raise UserError(f"Cannot write to {folder}; change its permissions or copy config.json to a folder of yours.")
+            raise UserError(f"Cannot write to {folder}; change its permissions or copy config.json to a folder of your own.")

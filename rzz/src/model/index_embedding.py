@@ -1,6 +1,6 @@
 """What the model is told about the index: kinds of embedding, each a list of parts whose vectors are added up.
 
-    digits   a learned vector per column of the row: the specification read plainly
+    digits   a learned vector per column of the row, as the specification has it
     place    a learned vector per distance from ':', so that a digit's place value is known
     smooth   also the smooth count γ̄ of the index, as what of it is left to write after the characters so far
     primes   also the phases γ̄·log p of the primes up to max_prime
@@ -15,10 +15,10 @@ KINDS lists the parts of each kind: a new kind is a class and a line. A part is 
     forward(features)       the vectors that it adds, a list of (B, T, d_model); features: those of all parts
     cost(settings, T)       (parameters, multiply-adds of the forward pass of a row of T columns), for the forecasts
 
-γ̄(i) solves θ(γ̄)/π + 1 = i − 1/2: it is a formula of the index (zeta.riemann_siegel.smooth_zeros) and knows no zero. The zero
+γ̄(i) solves θ(γ̄)/π + 1 = i − 1/2: a formula of the index alone (zeta.riemann_siegel.smooth_zeros), not of any zero. The zero
 lies, to first order, −S(γ̄) mean spacings above it, formally the sum over primes (1/π) Σ sin(k γ̄ log p) / (k p^{k/2}), so
-the phases are what a network needs to go on. The characters so far are those of the row itself, the model's
-own when it generates: column c is told nothing that depends on a later column.
+the phases are what a network can learn it from. The characters so far are those of the row itself, the model's
+own when it generates: the features of column c depend on no later column.
 
 All of it is computed on the CPU in int64 and float64: γ̄·log p is 10^7 and more radians, whose fraction float32 does not hold.
 """
@@ -115,7 +115,7 @@ class SmoothCount(nn.Module):
 
 
 class PrimePhases(nn.Module):
-    """A small network over cos and sin of γ̄·log p, added if another digit is possible: a certain one it could only blur."""
+    """A small network over cos and sin of γ̄·log p, added if another digit is possible: it could only blur a certain one."""
 
     description = "the phases of the primes up to {max_prime} at that height"
 
@@ -153,11 +153,14 @@ class IndexEmbedding(nn.Module):
 
     def __init__(self, settings):
         super().__init__()
-        # Not an nn.ModuleList: modules keep the names in state_dict that they had before there were parts.
+        # Not an nn.ModuleList: the modules of all parts keep the names in state_dict that they had before there were parts.
         self.parts = tuple(part(settings) for part in parts_of(settings.index_embedding))
         for part in self.parts:
             for name, module in part.named_children():
+                assert not hasattr(self, name), f"two parts of {settings.index_embedding!r} have a module {name!r}"
                 self.add_module(name, module)
+        parameters = [parameter for part in self.parts for parameter in part.parameters()]
+        assert len(parameters) == len(list(self.parameters())), "a part keeps its parameters in modules, under their own names"
 
     def forward(self, features):
         """Return the vectors (B, T, d_model) of a dictionary of features on this module's device."""
@@ -173,7 +176,7 @@ class IndexEmbedding(nn.Module):
 
 
 def parts_of(kind):
-    """Return the classes of the parts of a kind. Raises UserError for a kind that there is not."""
+    """Return the classes of the parts of a kind. Raises UserError for an unknown kind."""
     if kind not in KINDS:
         raise UserError(f"model.index_embedding is {kind!r}, not one of {', '.join(KINDS)}.")
     return KINDS[kind]
@@ -222,7 +225,7 @@ def residual_features(tokens, smooth, start=0):
             unit = np.where(exponent >= -6, POWERS[np.clip(exponent + 6, 0, 18)], 0)
             written = np.where(is_digit, written + token * unit, written)
             is_point = after_colon & (token == POINT)
-            # A point earlier or later than γ̄ has it settles the true places of what stands before it.
+            # A point earlier or later than γ̄ has it settles the true places of the digits before it.
             shift = exponent + 1
             if (is_point & (shift != 0)).any():
                 moved = np.where(shift > 0, written // POWERS[np.clip(shift, 0, 18)], written * POWERS[np.clip(-shift, 0, 18)])

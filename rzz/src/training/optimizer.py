@@ -75,7 +75,7 @@ def step_if_finite(finite, optimizer, learning_rate):
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    if fused_adamw(finite.device).supports_found_inf:
+    if optimizer.defaults.get("fused") and fused_adamw(finite.device).supports_found_inf:
         optimizer.found_inf, optimizer.grad_scale = (~finite).float(), None
         optimizer.step()
     elif bool(finite):

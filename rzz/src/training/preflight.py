@@ -29,7 +29,7 @@ def preflight(config, args, device, reason):
         raise UserError("--check looks at one process: run it without torchrun.")
     refuse_to_overwrite(config, args)
     require_zeros(config)
-    run = TrainingRun.begin(config, device, args.fresh)
+    run = TrainingRun.load_or_create(config, device, args.fresh)
     intervals = [interval(config, t) for t in range(run.progress.round, config.data.K + 2)]
     names = {LAST, PREVIOUS, *(f"round_{t}.pt" for t in range(run.progress.round, config.data.K + 1))}
     new = 1 + sum(args.fresh or not (config.checkpoint_folder / name).exists() for name in names)  # and one while it is written

@@ -1,6 +1,6 @@
 """One training run as one object: settings, model, optimizer, progress, device, stopwatch; and its files on the disk.
 
-    run = TrainingRun.begin(config, device)         # from the latest checkpoint, or from the beginning
+    run = TrainingRun.load_or_create(config, device)        # from the latest checkpoint, or new
     for _ in run.rounds():
         for batch in run.batches():
             run.train_step(batch)
@@ -33,7 +33,7 @@ IMMUTABLE_SETTINGS = ("data.interval_size", "data.first_round", "training.batch_
 
 
 class TrainingRun:
-    """Everything that one training works with.
+    """Everything that belongs to one training.
 
     path: the checkpoint that it goes on from, None at the beginning. training, validation: the datasets of the round,
     the latter None in all ranks but 0. losses: of the steps since the last line of the log, on the device.
@@ -54,12 +54,12 @@ class TrainingRun:
 
     @classmethod
     def start(cls, config, device, args):
-        """Return the run that the command line asks for; what it replaces is moved aside, and its log goes on where it does."""
+        """Return the run that the command line asks for; what it replaces is moved aside, the log is rewound to its position."""
         if rank() == 0:
             refuse_to_overwrite(config, args)
             require_zeros(config)
         barrier()
-        run = cls.begin(config, device, args.fresh)
+        run = cls.load_or_create(config, device, args.fresh)
         if run.rank == 0 and run.path is None:
             archive_run(config)
         if run.rank == 0:
@@ -67,7 +67,7 @@ class TrainingRun:
         return run
 
     @classmethod
-    def begin(cls, config, device, fresh=False):
+    def load_or_create(cls, config, device, fresh=False):
         """Return the run that goes on from its latest good checkpoint, which must fit, or begins if there is none or `fresh`."""
         model = build_model(config.model, config.training.seed).to(device)
         optimizer = make_optimizer(model, config.training)
@@ -78,14 +78,14 @@ class TrainingRun:
         return cls(config, device, model, optimizer, restore(checkpoint, model, optimizer, path), path)
 
     def position_text(self):
-        """'round 3/10 · epoch 1/2 · zero 3,412,608': where the training stands, for a reader."""
+        """'round 3/10 · epoch 1/2 · zero 3,412,608': the current position, for a reader."""
         progress, epochs = self.progress, self.config.training.epochs
         first, count = interval(self.config, progress.round)
         zero = first + (progress.row if progress.epoch < epochs else count)
         return f"round {progress.round}/{self.config.data.K} · epoch {min(progress.epoch + 1, epochs)}/{epochs} · zero {zero:,}"
 
     def rounds(self):
-        """Go through the rounds from where the run stands, with `training` and `validation` set for each; yield its number."""
+        """Go through the rounds from the current position, with `training` and `validation` set for each; yield its number."""
         config, progress = self.config, self.progress
         while progress.epoch < config.training.epochs or progress.round < config.data.K:
             if progress.epoch >= config.training.epochs:
@@ -98,7 +98,7 @@ class TrainingRun:
             yield progress.round
 
     def batches(self):
-        """Yield the batches of the round from where the run stands, epoch by epoch, and begin to stop the time."""
+        """Yield the batches of the round from the current position, epoch by epoch, and start the stopwatch."""
         progress, settings = self.progress, self.config.training
         self.stopwatch = Stopwatch(progress, self.device)
         while progress.epoch < settings.epochs:
@@ -106,7 +106,7 @@ class TrainingRun:
             progress.epoch, progress.row = progress.epoch + 1, 0
 
     def train_step(self, batch):
-        """Make one update from `batch`, note its loss and where the run stands then; return the number of its zeros."""
+        """Make one update from `batch`, and note its loss and the new position; return the number of its zeros."""
         progress, settings = self.progress, self.config.training
         self.losses.append(self.train_step_with_oom_retry(batch))
         zeros = min(settings.batch_size, len(self.training) - progress.row)
@@ -133,7 +133,7 @@ class TrainingRun:
                         "updates.", 2 * settings.batch_size // self.micro_batches, settings.batch_size, self.micro_batches)
 
     def save(self, *names):
-        """Save a checkpoint under each of `names`. A full disk is logged and survived, see require_saved."""
+        """Save a checkpoint under each of `names`. A full disk is an error in the log, see require_saved."""
         self.stopwatch.lap()
         self.progress.losses = floats(self.losses)
         if self.rank > 0:
@@ -160,7 +160,7 @@ class TrainingRun:
 
 @contextmanager
 def run_lock(config):
-    """Hold the run folder for rank 0 within the block. Raises UserError, naming who trains in it, if another process does."""
+    """Hold the run folder for rank 0 within the block. Raises UserError, naming the other process, if one trains in it already."""
     require_writable(config.checkpoint_folder)
     if rank() > 0:
         yield
@@ -189,11 +189,11 @@ def archive_run(config):
     require_writable(archive)
     for path in [*files, *config.checkpoint_folder.glob(MODEL_CARD)]:
         os.replace(path, archive / path.name)
-    log.info("The run before was moved to %s", archive)
+    log.info("The previous run was moved to %s", archive)
 
 
 def rewind_log(config, progress):
-    """Keep the lines of training.jsonl up to the checkpoint: those after it are of steps that will be made again."""
+    """Keep the lines of training.jsonl up to the checkpoint: those after it belong to steps that will be repeated."""
     path = config.log_folder / "training.jsonl"
     if path.exists():
         position = progress.round, progress.step
