@@ -7,15 +7,16 @@ import torch
 from conftest import batch_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.config import Config, ModelConfig, Throughput
+from common.config import Config, ModelConfig, Throughput, TrainingConfig
+from model.batches import iterate_batches
 from model.index_embedding import KINDS
 from model.network import build_model, cross_entropy, logits_of, parameter_count
+from training.optimizer import make_optimizer
 from tuning import cost
 from tuning.cost import (
     activation_bytes,
     fitted_speed,
     flops_per_zero,
-    measured_bytes,
     parameters_of,
     some_zeros,
     state_bytes,
@@ -28,6 +29,28 @@ MODELS = [
     ModelConfig(d_model=128, num_layers=4),
     ModelConfig(d_model=192, num_layers=2, num_heads=4, dropout=0.1, index_embedding="digits"),
 ]
+
+
+def measured_bytes(model, size):
+    """Bytes that an update holds at once, counted on the CPU: weights, gradients, AdamW's averages, what autograd saves."""
+    built = build_model(model, seed=1)
+    batch = next(iterate_batches(built, some_zeros(size), size))
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in built.parameters()}
+    saved = {}  # the tensors are held as well, so that no address is given out twice
+
+    def note(tensor):
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = cross_entropy(logits_of(built, batch), batch.targets)
+    loss.backward()
+    optimizer = make_optimizer(built, TrainingConfig())
+    optimizer.step()
+    averages = sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.dim())
+    weights = sum(parameter.nbytes + parameter.grad.nbytes for parameter in built.parameters())
+    return weights + averages + sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -119,7 +119,10 @@ def load_checkpoint(path):
     """
     try:
         content = io.BytesIO(path.read_bytes())
-        checksum = zip_checksum(content)
+        with zipfile.ZipFile(content) as archive:
+            if archive.testzip():
+                raise ValueError("a CRC-32 of the archive does not match")
+            checksum = hashlib.sha256(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode()).hexdigest()
         content.seek(0)
         checkpoint = torch.load(content, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -131,15 +134,6 @@ def load_checkpoint(path):
     if checkpoint["meta"]["format"] > FORMAT:
         raise UserError(f"{path} has format {checkpoint['meta']['format']}, newer than {FORMAT}: update rzz.")
     return {"checksum": checksum, **checkpoint}  # a file of older versions brings its own
-
-
-def zip_checksum(file):
-    """Return a hash over the CRC-32 of all parts of a zip file, as torch.save writes it; ValueError if one does not match."""
-    with zipfile.ZipFile(file) as archive:
-        damaged = archive.testzip()
-        if damaged:
-            raise ValueError(f"the CRC-32 of {damaged} does not match")
-        return hashlib.sha256(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode()).hexdigest()
 
 
 def latest_checkpoint(folder):

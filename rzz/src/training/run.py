@@ -62,8 +62,10 @@ class TrainingRun:
         run = cls.load_or_create(config, device, args.fresh)
         if run.rank == 0 and run.path is None:
             archive_run(config)
-        if run.rank == 0:
-            rewind_log(config, run.progress)
+        path, position = config.log_folder / "training.jsonl", (run.progress.round, run.progress.step)
+        if run.rank == 0 and path.exists():  # lines after the checkpoint belong to steps that will be repeated
+            lines = read_json_lines(path)
+            write_json_lines(path, [line for line in lines if (line.get("round", 0), line.get("step", 0)) <= position])
         return run
 
     @classmethod
@@ -190,15 +192,6 @@ def archive_run(config):
     for path in [*files, *config.checkpoint_folder.glob(MODEL_CARD)]:
         os.replace(path, archive / path.name)
     log.info("The previous run was moved to %s", archive)
-
-
-def rewind_log(config, progress):
-    """Keep the lines of training.jsonl up to the checkpoint: those after it belong to steps that will be repeated."""
-    path = config.log_folder / "training.jsonl"
-    if path.exists():
-        position = progress.round, progress.step
-        lines = [line for line in read_json_lines(path) if (line.get("round", 0), line.get("step", 0)) <= position]
-        write_json_lines(path, lines)
 
 
 def check_compatible(checkpoint, config, path):

@@ -20,7 +20,7 @@ from common.devices import describe_device, fast_cores, synchronize
 from data_utils import RiemannZerosDataset
 from model.batches import iterate_batches
 from model.index_embedding import parts_of
-from model.network import build_model, cross_entropy, logits_of, parameter_count
+from model.network import build_model
 from model.tokenizer import SCALE, vocabulary
 from training.optimizer import make_optimizer, training_step
 from zeta.riemann_siegel import smooth_zeros
@@ -173,39 +173,15 @@ def measured_step_seconds(model, size, device):
     return min(times)
 
 
-def measured_bytes(model, size):
-    """Bytes that an update holds at once, counted on the CPU: weights, gradients, AdamW's averages, what autograd saves."""
-    built = build_model(model, seed=1)
-    batch = next(iterate_batches(built, some_zeros(size), size))
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in built.parameters()}
-    saved = {}  # the tensors are held as well, so that no address is given out twice
-
-    def note(tensor):
-        if tensor.untyped_storage().data_ptr() not in parameters:
-            saved[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = cross_entropy(logits_of(built, batch), batch.targets)
-    loss.backward()
-    optimizer = make_optimizer(built, TrainingConfig())
-    optimizer.step()
-    averages = sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.dim())
-    weights = sum(parameter.nbytes + parameter.grad.nbytes for parameter in built.parameters())
-    return weights + averages + sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-
-
 def compare_forecasts(speed, device):
-    """Return a dictionary for each of COMPARED: forecast and measured milliseconds of an update and megabytes."""
+    """Return a dictionary for each of COMPARED: forecast and measured milliseconds of an update."""
     T = some_zeros(1).width - 1
     compared = []
     for d_model, layers, size in COMPARED:
         model = ModelConfig(d_model=d_model, num_layers=layers)
         compared.append({
-            "d_model": d_model, "num_layers": layers, "batch_size": size, "parameters": parameter_count(build_model(model, seed=1)),
+            "d_model": d_model, "num_layers": layers, "batch_size": size, "parameters": parameters_of(model),
             "forecast_ms": 1e3 * step_seconds(model, size, T, speed),
             "measured_ms": 1e3 * measured_step_seconds(model, size, device),
-            "forecast_mb": (state_bytes(model) + size * activation_bytes(model, T)) / 1e6,
-            "measured_mb": measured_bytes(model, size) / 1e6,
         })  # fmt: skip
     return compared

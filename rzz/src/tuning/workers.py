@@ -24,6 +24,8 @@ import torch
 
 from common.config import UserError
 from common.devices import device_count, device_of_worker, fast_cores, is_out_of_memory, tune_glibc_malloc
+from common.files import quarantine
+from common.logs import log
 from common.processes import signals_blocked, unblock_signals
 from model.batches import iterate_batches
 from model.metrics import scores
@@ -187,14 +189,20 @@ def train_job(job):
     began = time.monotonic()
     size = job.trials[0].settings.training.batch_size
     stack = StackedModels([trial.settings for trial in job.trials], math.ceil(len(training) / size), device)
-    curves = [[] for _ in job.trials]
-    if job.first_epoch:
-        states = [read_state(state_file(config, trial, job.first_epoch)) for trial in job.trials]
+    first_epoch, curves, states = job.first_epoch, [[] for _ in job.trials], []
+    for path in [state_file(config, trial, first_epoch) for trial in job.trials] if first_epoch else ():
+        try:
+            states.append(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch.load raises many kinds for a damaged file
+            log.warning("%s is damaged (%s); moved to %s, and the trials of its stack begin again", path, type(error).__name__,
+                        quarantine(path).name)  # fmt: skip
+            first_epoch = 0
+    if first_epoch:
         stack.load_states([state["stack"] for state in states])
         curves = [state["curve"] for state in states]
     training_batches = list(iterate_batches(stack.model, training, size))
     validation_batches = list(iterate_batches(stack.model, validation, min(VALIDATION_BATCH, len(validation))))
-    for _ in range(job.first_epoch, job.last_epoch):
+    for _ in range(first_epoch, job.last_epoch):
         for batch in training_batches:
             if stop.is_set():
                 return None
@@ -206,13 +214,6 @@ def train_job(job):
             write_torch_file(state_file(config, trial, job.last_epoch), {"stack": stack.state(member), "curve": curves[member]})
     results = [result_of(stack, member, curve, config, validation) for member, curve in enumerate(curves)]
     return [{**result, "seconds": (time.monotonic() - began) / len(results)} for result in results]
-
-
-def read_state(path):
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise UserError(f"{path} is damaged; remove it and run again: its trial begins again.") from error
 
 
 def result_of(stack, member, curve, config, validation):
