@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 import zeros_db
 from common.config import UserError, require_writable, validation_size
 from common.devices import derive_seed
-from common.files import atomic_write, exclusive_lock, quarantine
+from common.files import atomic_write, exclusive_lock, quarantine, remove
 from common.logs import progress_bar
 from common.processes import signals_blocked, unblock_signals
 from model.tokenizer import PAD, SCALE, decode, encode, encode_rows, targets_of_rows, trajectories, vocabulary, zero_text  # noqa: F401
@@ -136,7 +136,7 @@ def stored_zeros(config, first, count):
                 partial = path.with_suffix(".partial")
                 values = fetch_values(config, first, count, partial)
                 write_values(path, values)
-                partial.unlink(missing_ok=True)
+                remove(partial)
     return RiemannZerosDataset(np.arange(first, first + count), values)
 
 
@@ -184,7 +184,7 @@ def fetch_values(config, first, count, partial):
     try:
         return checked_zeros(np.concatenate([np.empty(0, np.int64), *chunks]), first, count)
     except UserError:
-        partial.unlink(missing_ok=True)
+        remove(partial)
         raise
 
 

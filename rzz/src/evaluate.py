@@ -49,24 +49,20 @@ def main(argv=None):
     predictions = sampled_predictions(model, dataset, options.runs, options.top_p, options.seed)
 
     result = {
-        "checkpoint": str(path),
-        "checksum": checkpoint["checksum"],
-        "device": device.type,
-        "parameters": parameter_count(model),
-        "index_embedding": model_config.index_embedding,
-        "trained_up_to": last_trained_index(checkpoint),
-        "seconds_trained": checkpoint["progress"]["seconds"],
-        "first_index": int(dataset.indexes[0]),
-        "last_index": int(dataset.indexes[-1]),
-        "runs": options.runs,
-        "top_p": options.top_p,
+        "checkpoint": str(path), "checksum": checkpoint["checksum"], "device": device.type,
+        "parameters": parameter_count(model), "index_embedding": model_config.index_embedding,
+        "trained_up_to": last_trained_index(checkpoint), "seconds_trained": checkpoint["progress"]["seconds"],
+        "first_index": int(dataset.indexes[0]), "last_index": int(dataset.indexes[-1]),
+        "runs": options.runs, "top_p": options.top_p,
         **scores(predictions, dataset),
         **dataclasses.asdict(cross_entropy_of(model, dataset)),
         "untrained": dataclasses.asdict(cross_entropy_of(untrained, dataset)),
         "baselines": {name: scores(values, dataset)
                       for name, values in baselines(dataset, training_zeros(config, config.data.K)).items()},
     }
-    write_json_lines(config.log_folder / "predictions.jsonl", prediction_lines(dataset, predictions))
+    lines = [{"index": index, "true": value / SCALE, "predicted": [None if math.isnan(each) else each for each in runs]}
+             for index, value, runs in zip(dataset.indexes.tolist(), dataset.values.tolist(), predictions.tolist(), strict=True)]
+    write_json_lines(config.log_folder / "predictions.jsonl", lines)
     with atomic_write(config.log_folder / "evaluation.json", "w") as file:
         file.write(json.dumps(result, indent=2) + "\n")
     print(table(result))
@@ -85,12 +81,6 @@ def check_unseen(checkpoint, config, path):
                     path.name, saved["K"], saved["N"])  # fmt: skip
     if last < first_test - 1:
         log.warning("%s has been trained up to zero %s only; the test set begins at %s", path.name, f"{last:,}", f"{first_test:,}")
-
-
-def prediction_lines(dataset, predictions):
-    """Yield for each zero its index, its value, and what the model wrote in each run, None if it is not a number."""
-    for index, value, runs in zip(dataset.indexes.tolist(), dataset.values.tolist(), predictions.tolist(), strict=True):
-        yield {"index": index, "true": value / SCALE, "predicted": [None if math.isnan(each) else each for each in runs]}
 
 
 def table(result):

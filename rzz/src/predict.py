@@ -108,10 +108,9 @@ def read_indexes(path):
     name = "standard input" if path == "-" else path
     try:
         lines = sys.stdin.readlines() if path == "-" else Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"Cannot read {name} ({error.strerror}); give --file a file with one index a line.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not a text file; give --file a file with one index a line.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "it is not a text file")
+        raise UserError(f"Cannot read {name} ({reason}); give --file a file with one index a line.") from error
     indexes = []
     for number, line in enumerate(lines, 1):
         text = line.split("#")[0].strip()

@@ -149,11 +149,8 @@ class Transformer(nn.Module):
 def nucleus_sample(logits, p, uniform):
     """Draw one token a row by nucleus sampling (Holtzman et al., "The curious case of neural text degeneration", 2020).
 
-    The nucleus is the smallest set of most probable tokens whose probabilities reach `p`; the draw is made from it in
-    proportion. p = 0 is greedy: the nucleus is the most probable token.
-
-    logits: (B, V) on the CPU, so that sampling is exact on every machine. uniform: (B,) random numbers in [0, 1), which
-    decide the draw. Returns int64 (B,).
+    The nucleus is the smallest set of most probable tokens whose probabilities reach `p`; p = 0 is greedy. logits: (B, V) on
+    the CPU, so that sampling is exact on every machine. uniform: (B,) random numbers in [0, 1) that decide. Returns int64 (B,).
     """
     probability, token = logits.double().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     cumulated = probability.cumsum(dim=-1)
@@ -182,10 +179,10 @@ def generate(model, prompts, indexes, uniforms, p, end_token):
 
     prompts: uint8 (n, P) on the CPU, one per zero. indexes: int64 (n,). uniforms: (n, runs, context) random numbers in
     [0, 1) on the CPU; run r of zero k draws column c with uniforms[k, r, c]. Returns the rows, uint8
-    (n, runs, context) on the CPU; what stands after a row's end_token is undefined.
+    (n, runs, context) on the CPU, undefined after a row's end_token.
 
-    The prompt is read once per zero and its keys and values are shared by the runs; after that each step computes one
-    column. Sampling happens on the CPU: Apple's device-side sampling has returned tokens of probability zero.
+    The runs of a zero share the keys and values of its prompt; after that each step computes one column. Sampling happens
+    on the CPU: Apple's device-side sampling has returned tokens of probability zero.
     """
     device = model.head.weight.device
     n, length = prompts.shape

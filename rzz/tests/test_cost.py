@@ -80,8 +80,7 @@ def test_the_figures_of_a_host_are_found_again_from_its_times(monkeypatch, speed
 
     monkeypatch.setattr(cost, "measured_step_seconds", seconds)
     found = fitted_speed(torch.device("cpu"))
-    for d_model, layers, size in cost.COMPARED:
-        model = ModelConfig(d_model=d_model, num_layers=layers)
+    for model, size in cost.COMPARED:
         assert step_seconds(model, size, T, found) == pytest.approx(step_seconds(model, size, T, speed), rel=0.1)
 
 

@@ -42,7 +42,7 @@ def command(config, words):
 
 
 def run_script(main):
-    """Run a stage's main() and leave with the exit code that its outcome deserves.
+    """Run a command's main() and end the process with its exit code.
 
     0 on success, 2 with one line for a UserError, full memory, or a drive that fails, 130 on Ctrl-C. Any other exception is a
     bug, exit code 1. logs/rzz.log gets the traceback of all but Ctrl-C, standard error that of a bug alone.

@@ -31,9 +31,6 @@ class UserError(Exception):
     """Something that the user can fix: shown as one line, exit code 2."""
 
 
-# -------------------------------------------------------------------------------------------------------------- schema
-
-
 def setting(default, **allowed):
     """A field of a settings dataclass: its default and, for check_value, the values that it may have."""
     value = {"default_factory": default} if callable(default) else {"default": default}
@@ -100,8 +97,8 @@ class HardwareProfile:
     """The machine that forecasts are made for; tune_hyper_parameters.py --measure-host fills in the one it runs on."""
 
     name: str = "Mac mini M4"
-    device: Throughput = field(default_factory=Throughput)  # which does the full training
-    core: Throughput = field(default_factory=lambda: Throughput(0.16, 1.3, 0.8))  # each that tunes: figures of a Xeon core
+    device: Throughput = setting(Throughput)  # which does the full training
+    core: Throughput = setting(lambda: Throughput(0.16, 1.3, 0.8))  # each that tunes: figures of a Xeon core
     cores: int = setting(4, low=1)  # fast ones
 
 
@@ -113,21 +110,12 @@ class TuningConfig:
     rungs: list[int] = setting(lambda: [1, 2, 4, 8, 16])  # epochs after which the best trials go on
     keep: float = setting(0.25, above=0, high=1)  # share of them that goes on, of the trials of each batch size
     workers: int | None = setting(None, low=1, high=1024)  # trials, or stacks of them, trained at a time; null: one a fast core
-    host: HardwareProfile = field(default_factory=HardwareProfile)
-    grid: dict[str, list] = field(
-        default_factory=lambda: {
-            "epochs": list(range(1, 17)),
-            "learning_rate": [0.0005, 0.001, 0.002, 0.004],
-            "batch_size": [16, 32, 64, 128],
-            "d_model": [64, 128],
-            "num_heads": [4, 8],
-            "num_layers": [2, 4],
-            "d_k": [16, 32],
-            "d_v": [16, 32],
-            "dropout": [0.0, 0.1],
-            "index_embedding": ["digits", "place", "smooth", "primes"],
-        }
-    )
+    host: HardwareProfile = setting(HardwareProfile)
+    grid: dict[str, list] = setting(lambda: {
+        "epochs": list(range(1, 17)), "learning_rate": [0.0005, 0.001, 0.002, 0.004], "batch_size": [16, 32, 64, 128],
+        "d_model": [64, 128], "num_heads": [4, 8], "num_layers": [2, 4], "d_k": [16, 32], "d_v": [16, 32], "dropout": [0.0, 0.1],
+        "index_embedding": ["digits", "place", "smooth", "primes"],
+    })  # fmt: skip
 
 
 @dataclass
@@ -145,15 +133,15 @@ class RuntimeConfig:
 
 @dataclass
 class Config:
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    tuning: TuningConfig = field(default_factory=TuningConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    data: DataConfig = setting(DataConfig)
+    model: ModelConfig = setting(ModelConfig)
+    training: TrainingConfig = setting(TrainingConfig)
+    tuning: TuningConfig = setting(TuningConfig)
+    evaluation: EvaluationConfig = setting(EvaluationConfig)
+    runtime: RuntimeConfig = setting(RuntimeConfig)
     path: Path = DEFAULT_CONFIG
 
-    # The run folder, from which every path of a run is taken, and its folders.
+    # the run folder, from which every path of a run is taken
     folder = property(lambda self: self.path.parent)
     data_folder = property(lambda self: self.folder / "data")
     checkpoint_folder = property(lambda self: self.folder / "checkpoints")
@@ -170,9 +158,6 @@ GRID_AXES = {  # axis of tuning.grid: the section of config.json that its winner
     **dict.fromkeys(typing.get_type_hints(ModelConfig), "model"),
     **dict.fromkeys(("epochs", "learning_rate", "batch_size", "weight_decay"), "training"),
 }
-
-
-# ------------------------------------------------------------------------------------------------------- read and check
 
 
 def load_config(path=DEFAULT_CONFIG, overrides=(), device=None):
@@ -333,9 +318,6 @@ def did_you_mean(word, known):
     """'; did you mean …?' with the nearest known word, else the list of what is known."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-
-
-# ----------------------------------------------------------------------------------------------------------- write back
 
 
 def write_back(path, changes):

@@ -13,8 +13,10 @@ import gc
 import logging
 import os
 import platform
+import re
 import resource
 import subprocess
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -53,15 +55,14 @@ def make_device(kind):
         number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if number >= count:
             raise UserError(f"This machine has {count} CUDA device(s): use --nproc_per_node={count}, a process each.")
-        return set_cuda_device(torch.device("cuda", number))
+        return set_cuda_device(number)
     return torch_xla().device() if kind == "xla" else torch.device(kind)
 
 
 def compiled(model, device, setting):
     """Return `model` compiled by torch.compile if training.compile is "on", or "auto" and the device gains from it.
 
-    CUDA gains, as it also replays the launches of small operations as CUDA graphs. A CPU gains little and pays with a
-    minute at each start, Apple's GPUs misbehave, and XLA compiles by itself.
+    CUDA gains, also by CUDA graphs. A CPU gains little for a minute at each start, Apple's GPUs misbehave, XLA compiles itself.
     """
     if setting == "off" or (setting == "auto" and device.type != "cuda"):
         return model
@@ -78,8 +79,8 @@ def compiled(model, device, setting):
 def compile_failure(device):
     """Return None if torch.compile works, else why it does not, found out by trying it on a tiny function.
 
-    It builds programs as it runs: on CUDA that takes a C compiler, Python's headers, and a GPU that Triton knows. On CPUs
-    its gradients of an embedding, in which one row is looked up more than once, are wrong before torch 2.7 (pytorch#147961).
+    On CUDA it takes a C compiler, Python's headers, and a GPU that Triton knows. On CPUs its gradients of an embedding in
+    which one row is looked up more than once are wrong before torch 2.7 (pytorch#147961).
     """
     table = torch.ones(16, 16, device=device, requires_grad=True)
     rows = torch.zeros(64, dtype=torch.int64, device=device)
@@ -131,13 +132,13 @@ def precision(device, setting):
 
 def device_of_worker(device, number):
     """Return the device for worker `number`, from 0: on a machine with several CUDA devices they take turns."""
-    return set_cuda_device(torch.device("cuda", number % torch.cuda.device_count())) if device.type == "cuda" else device
+    return set_cuda_device(number % torch.cuda.device_count()) if device.type == "cuda" else device
 
 
-def set_cuda_device(device):
-    """Return a CUDA device after making it the current one of this process, which seeding needs."""
-    torch.cuda.set_device(device)
-    return device
+def set_cuda_device(number):
+    """Return CUDA device `number` after making it the current one of this process, which seeding needs."""
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def device_count(device):
@@ -147,13 +148,9 @@ def device_count(device):
 
 def cpu_name():
     """The processor's own name if the system tells it, else its architecture."""
-    try:
-        for line in open("/proc/cpuinfo", encoding="utf-8"):
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    path = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*: (.*)", path.read_text(encoding="utf-8")) if path.exists() else None
+    return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def fast_cores():
@@ -223,12 +220,9 @@ def end_step(device):
 
 def synchronize(device):
     """Wait until the device has done all that it was given; needed before a clock is read."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-    elif device.type == "xla":
-        torch_xla().sync(wait=True)
+    wait = {"cuda": lambda: torch.cuda.synchronize(device), "mps": torch.mps.synchronize,
+            "xla": lambda: torch_xla().sync(wait=True), "cpu": lambda: None}[device.type]  # fmt: skip
+    wait()
 
 
 def is_out_of_memory(error):
@@ -250,10 +244,8 @@ def tune_glibc_malloc():
 def free_memory(device):
     """Give cached memory back to the device before something smaller is tried."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()
 
 
 def memory(device):

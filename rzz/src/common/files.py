@@ -101,9 +101,8 @@ def quarantine(path):
 def exclusive_lock(path, owner, wait=False):
     """Hold `path` as a lock within the block; the system releases it when the process ends, however it ends.
 
-    Yields None, or what the holder wrote as its `owner` if another process holds the lock; with `wait` it waits for
-    the other to end instead. If the file system knows no locks (some network drives) nothing is held and nothing is
-    said.
+    Yields None, or what the holder wrote as its `owner` if another process has it; with `wait` it waits for the other to
+    end instead. If the file system knows no locks (some network drives) nothing is held.
     """
     with open(path, "a+", encoding="utf-8") as file:
         try:
@@ -121,7 +120,7 @@ def exclusive_lock(path, owner, wait=False):
 
 
 def append_json_lines(path, objects):
-    """Append `objects` to `path`, a line of JSON each, in one piece, on lines of their own also after one that was cut short."""
+    """Append `objects` to `path`, a line of JSON each, in one write, also after a line that was cut short."""
     with open(path, "ab+") as file:
         if file.tell() and file.seek(-1, 2) and file.read(1) != b"\n":
             file.write(b"\n")

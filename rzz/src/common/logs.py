@@ -87,8 +87,7 @@ def add_handler(logger, handler, form):
 def progress_bar(total, description, unit, initial=0, form=None):
     """A tqdm bar on standard error with rate and time left, or in the `form` given.
 
-    Nothing under --quiet, nor if that is not a terminal: lines of the log take its place then, so that a log file does not
-    fill with half-drawn bars.
+    Nothing under --quiet, nor if that is not a terminal, where lines of the log take its place.
     """
     off = True if rank() > 0 or terminal.level > logging.INFO else None  # None: if it is not a terminal
     return tqdm(total=total, desc=description, unit=unit, unit_scale=total > 10_000, initial=initial, disable=off,

@@ -4,8 +4,8 @@
 
     with catch_stop_signals() as stop:               # a list, in which a signal leaves its number
 
-Each process computes its share of every batch and the gradients are averaged (DistributedDataParallel), so that n devices make
-the update of one. Everything here is also right in a single process, at no cost.
+Each rank computes its own rows of every batch and the gradients are averaged (DistributedDataParallel), so that n devices make
+the update of one. All of it is also right in a single process, at no cost.
 """
 
 import datetime
@@ -29,9 +29,6 @@ AGREE_EVERY = 8  # steps; asking the other ranks costs a message to them
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-# ---------------------------------------------------------------------------------------------------------- of torchrun
 
 
 def is_distributed():
@@ -110,15 +107,11 @@ def is_peer_failure(error):
     return world_size() > 1 and (isinstance(error, distributed.DistError) or "gloo/transport" in str(error))
 
 
-# -------------------------------------------------------------------------------------------------------------- signals
-
-
 @contextmanager
 def signals_blocked():
     """Start a process of multiprocessing within the block: no signal reaches it before it calls unblock_signals.
 
-    The terminal sends Ctrl-C to all processes at once. One that dies of it before it has read what it is given leaves
-    its parent waiting forever.
+    The terminal sends Ctrl-C to all. A process that dies of it before it has read its arguments leaves its parent waiting forever.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

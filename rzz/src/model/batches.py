@@ -43,9 +43,8 @@ class Batch(NamedTuple):
 def iterate_batches(model, dataset, batch_size, start=0, rank=0, world_size=1):
     """Yield a Batch on the model's device for each update of an epoch, from row `start` on, a multiple of `batch_size`.
 
-    All have the same shape, the last one filled up with rows that carry no loss. They are prepared a chunk at a time,
-    the next chunk in the background while this one is trained on, and chunks begin at the same rows no matter where a
-    training is resumed. Each rank gets its own rows of every batch.
+    All have the same shape, the last one filled up with rows that carry no loss. Each rank gets its own rows of every batch.
+    The next chunk is prepared in the background; chunks begin at the same rows no matter where a training is resumed.
     """
     device = model.head.weight.device
     size = batch_size * max(1, PREFETCH_ZEROS // batch_size)

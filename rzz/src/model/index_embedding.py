@@ -176,7 +176,7 @@ class IndexEmbedding(nn.Module):
 
 
 def parts_of(kind):
-    """Return the classes of the parts of a kind. Raises UserError for an unknown kind."""
+    """Return the classes of the parts of a kind; UserError for an unknown one."""
     if kind not in KINDS:
         raise UserError(f"model.index_embedding is {kind!r}, not one of {', '.join(KINDS)}.")
     return KINDS[kind]

@@ -90,13 +90,7 @@ def result_table(evaluation):
     rows = {"model, sampled": evaluation,
             f"model, mean of {evaluation['runs']} runs": {"mse": mean, "rmse": mean and math.sqrt(mean)},
             "untrained model": evaluation["untrained"], **evaluation["baselines"]}  # fmt: skip
-    return [["", *MEASURES.values()], *([name, *(measure_cell(measured, key) for key in MEASURES)]
-                                        for name, measured in rows.items())]  # fmt: skip
-
-
-def measure_cell(measured, key):
-    """The text of a measure in a table; empty if it is not among `measured`."""
-    decimals = {"readable": 4, "nats_per_zero": 3, "nats_per_token": 4}
-    if key not in measured:
-        return ""
-    return f"{measured[key]:.{decimals[key]}f}" if key in decimals else format_number(measured[key])
+    forms = {"readable": "{:.4f}".format, "nats_per_zero": "{:.3f}".format, "nats_per_token": "{:.4f}".format}
+    return [["", *MEASURES.values()],
+            *([name, *(forms.get(key, format_number)(measured[key]) if key in measured else "" for key in MEASURES)]
+              for name, measured in rows.items())]  # fmt: skip

@@ -39,8 +39,8 @@ def logits_of(model, batch, dtype=torch.float32):
 def cross_entropy(logits, targets, reduction="mean"):
     """Return the mean (or sum, or each) cross entropy over all trajectories of a batch, in nats per token.
 
-    logits: (B, T, 16). targets: int64 (B, T), 'p' if there is nothing to predict. The same number, and the same
-    gradients, as feeding each trajectory as a padded row of its own, because no position sees a later one.
+    logits: (B, T, 16). targets: int64 (B, T), 'p' if there is nothing to predict. Value and gradients are those of feeding
+    each trajectory as a padded row of its own, because no position sees a later one.
     """
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, reduction=reduction)
 

@@ -102,19 +102,13 @@ def prediction_record(prediction, true, training_range):
     smooth = float(smooth_zeros(prediction.index))
     spacing = float(mean_spacing(smooth))
     return {
-        "index": prediction.index,
-        "predicted": value,
-        "spread": float(np.std(readable)) if len(readable) > 1 else None,
-        "samples": samples,
-        "text": prediction.text,
+        "index": prediction.index, "predicted": value, "spread": float(np.std(readable)) if len(readable) > 1 else None,
+        "samples": samples, "text": prediction.text,
         "probabilities": [  # {character: probability}, the most probable one first
             {vocabulary[token]: round(float(p[token]), 6) for token in np.argsort(-p, kind="stable") if p[token] >= MIN_PROBABILITY}
             for p in prediction.probabilities
         ],
-        "smooth_count": smooth,
-        "mean_spacing": spacing,
-        "true": true,
-        "error": error,
-        "error_in_spacings": None if error is None else error / spacing,
+        "smooth_count": smooth, "mean_spacing": spacing,
+        "true": true, "error": error, "error_in_spacings": None if error is None else error / spacing,
         "trained_on": training_range[0] <= prediction.index <= training_range[1],
     }

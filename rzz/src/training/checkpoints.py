@@ -50,12 +50,8 @@ def make_checkpoint(model, optimizer, progress, config, device):
         "config": config.settings,
         "meta": {
             "format": FORMAT,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-            "mpmath": mpmath.__version__,
-            "device": device.type,
-            "parameters": parameter_count(model),
+            "python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__,
+            "mpmath": mpmath.__version__, "device": device.type, "parameters": parameter_count(model),
             "saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         },
     }
@@ -160,12 +156,11 @@ def latest_checkpoint(folder):
 
 def find_checkpoint(config, path):
     """Return (checkpoint, its path): the file asked for, or the latest good one of the run."""
-    if path is not None:
-        return load_checkpoint(path), path
-    if not checkpoint_files(config.checkpoint_folder):
-        raise UserError(f"There is no checkpoint in {config.checkpoint_folder}; train first: "
-                        + command(config, "train.py --resume"))  # fmt: skip
-    return latest_checkpoint(config.checkpoint_folder)
+    checkpoint, path = (load_checkpoint(path), path) if path else latest_checkpoint(config.checkpoint_folder)
+    if checkpoint is None:
+        first = command(config, "train.py --resume")
+        raise UserError(f"There is no checkpoint in {config.checkpoint_folder}; train first: {first}")
+    return checkpoint, path
 
 
 def checkpoint_files(folder):

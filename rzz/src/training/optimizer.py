@@ -46,8 +46,8 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
     If the loss or a gradient is not finite, the update is skipped and the loss returned is NaN.
 
     model: a Transformer, or what torch.compile and wrap_ddp make of one; each rank brings its own rows of the batch.
-    seeds: integers, for example (seed, step), of which the dropout is a function. micro_batches: into how many the batch
-    is cut, their gradients added up: the same update within less memory. dtype: see logits_of.
+    seeds: integers of which the dropout is a function. micro_batches: into how many the batch is cut, their gradients added
+    up: without dropout the same update within less memory. dtype: see logits_of.
     """
     device = batch.tokens.device
     seed_device(device, *seeds)

@@ -36,7 +36,11 @@ def preflight(config, args, device, reason):
     disk = check_disk_space(config, intervals, STATE_BYTES * parameter_count(run.model) * new)
     position, steps = run.position_text(), run.total_steps - run.progress.step
 
-    run.training, seconds_each = sample_zeros(config, *intervals[0])
+    first, count = intervals[0][0], max(1, min(intervals[0][1] // 2, SAMPLE))
+    run.training = zeros_in_memory(config, first, count)  # not timed, since zeros_db may prepare tables for the first ones
+    began = time.perf_counter()
+    zeros_in_memory(config, first + count, count)
+    seconds_each = (time.perf_counter() - began) / count
     batch = next(iterate_batches(run.model, run.training, config.training.batch_size))
     run.losses.clear()
     seconds = median_seconds(lambda: run.train_step(batch), device)
@@ -53,15 +57,6 @@ def preflight(config, args, device, reason):
     for name, text in facts.items():
         print(f"{name:<{max(map(len, facts))}}  {text}")
     print("Nothing was written.")
-
-
-def sample_zeros(config, first, count):
-    """Return (zeros of the first half of an interval, in memory, SAMPLE at most; seconds that one of the second half takes)."""
-    count = max(1, min(count // 2, SAMPLE))
-    zeros = zeros_in_memory(config, first, count)  # not timed, since zeros_db may prepare tables for the first ones
-    began = time.perf_counter()
-    zeros_in_memory(config, first + count, count)
-    return zeros, (time.perf_counter() - began) / count
 
 
 def median_seconds(work, device):
@@ -87,10 +82,7 @@ def zeros_text(config, intervals, seconds_each):
 
 
 def check_disk_space(config, intervals, checkpoint_bytes=0):
-    """Return what will be written as text: interval files that are missing, and checkpoints.
-
-    Raises UserError if the folders cannot be written to or have not enough space.
-    """
+    """Return what will be written as text; UserError if the folders cannot be written to or have not enough space."""
     for folder in (config.data_folder, config.checkpoint_folder, config.log_folder):
         if not os.access(folder if folder.exists() else config.folder, os.W_OK):
             raise UserError(f"Cannot write to {folder}; change its permissions or copy config.json to a folder of yours.")

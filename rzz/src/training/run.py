@@ -35,8 +35,8 @@ IMMUTABLE_SETTINGS = ("data.interval_size", "data.first_round", "training.batch_
 class TrainingRun:
     """Everything that belongs to one training.
 
-    path: the checkpoint that it goes on from, None at the beginning. training, validation: the datasets of the round,
-    the latter None in all ranks but 0. losses: of the steps since the last line of the log, on the device.
+    path: the checkpoint that it goes on from, or None. training, validation: the datasets of the round, the latter in rank 0.
+    losses: of the steps since the last line of the log, on the device.
     """
 
     def __init__(self, config: Config, device: torch.device, model, optimizer, progress: Progress, path: Path | None = None):
@@ -155,9 +155,6 @@ class TrainingRun:
         if not self.saved:
             raise UserError(f"Stopped at {self.position_text()}, which could not be saved in {self.config.checkpoint_folder}: free "
                             "some space and go on with --resume from the checkpoint before.")
-
-
-# ----------------------------------------------------------------------------------------------------- files of the run
 
 
 @contextmanager

@@ -27,9 +27,11 @@ from zeta.riemann_siegel import smooth_zeros
 
 BYTES = 4  # of a float32
 OPTIMIZER_COPIES = 4  # weights, gradients, and the two averages of AdamW
-# (d_model, layers, batch size): launching decides the first, arithmetic the last. Those compared are none of those fitted.
-FITTED = [(d_model, layers, size) for d_model, layers in ((32, 1), (64, 2), (64, 4), (128, 4)) for size in (16, 64, 128)]
-COMPARED = [(48, 2, 32), (96, 3, 64), (160, 4, 128)]
+# Models and batch sizes: launching decides the first, arithmetic the last. Those compared are none of those fitted.
+FITTED = [(ModelConfig(d_model=d_model, num_layers=layers), size)
+          for d_model, layers in ((32, 1), (64, 2), (64, 4), (128, 4)) for size in (16, 64, 128)]  # fmt: skip
+COMPARED = [(ModelConfig(d_model=d_model, num_layers=layers), size)
+            for d_model, layers, size in ((48, 2, 32), (96, 3, 64), (160, 4, 128))]  # fmt: skip
 SECONDS, UPDATES = 2.0, 5  # at least, of each size
 FASTEST = 1e6  # TFLOP/s or GB/s, for what is too small to be seen
 
@@ -115,9 +117,8 @@ def measure_hardware(device):
     """Measure this machine and return it as a HardwareProfile: the `device` that trains, and one core of those that tune."""
     with single_thread():
         core = fitted_speed(torch.device("cpu"))
-    alike = device.type == "cpu" and torch.get_num_threads() == 1
-    name = f"{platform.node()}: {describe_device(device)}"
-    return HardwareProfile(name, core if alike else fitted_speed(device), core, fast_cores())
+    speed = core if device.type == "cpu" and torch.get_num_threads() == 1 else fitted_speed(device)
+    return HardwareProfile(f"{platform.node()}: {describe_device(device)}", speed, core, fast_cores())
 
 
 @contextmanager
@@ -136,13 +137,12 @@ def fitted_speed(device):
     What would become negative, the most negative first, is left out, which is enough for three columns.
     """
     T = some_zeros(1).width - 1
-    models = [(ModelConfig(d_model=d_model, num_layers=layers), size) for d_model, layers, size in FITTED]
-    seconds = np.array([measured_step_seconds(model, size, device) for model, size in models])
+    seconds = np.array([measured_step_seconds(model, size, device) for model, size in FITTED])
     costs = np.array([[model.num_layers + 1, size * flops_per_zero(model, T), size * activation_bytes(model, T)]
-                      for model, size in models])  # fmt: skip
+                      for model, size in FITTED])  # fmt: skip
     kept, found = [0, 1, 2], np.full(3, 1e-30)
     while kept and found.max() == 1e-30:
-        x = np.linalg.lstsq((costs / seconds[:, None])[:, kept], np.ones(len(models)), rcond=None)[0]
+        x = np.linalg.lstsq((costs / seconds[:, None])[:, kept], np.ones(len(FITTED)), rcond=None)[0]
         if x.min() > 0:
             found[kept] = x
         else:
@@ -176,12 +176,6 @@ def measured_step_seconds(model, size, device):
 def compare_forecasts(speed, device):
     """Return a dictionary for each of COMPARED: forecast and measured milliseconds of an update."""
     T = some_zeros(1).width - 1
-    compared = []
-    for d_model, layers, size in COMPARED:
-        model = ModelConfig(d_model=d_model, num_layers=layers)
-        compared.append({
-            "d_model": d_model, "num_layers": layers, "batch_size": size, "parameters": parameters_of(model),
-            "forecast_ms": 1e3 * step_seconds(model, size, T, speed),
-            "measured_ms": 1e3 * measured_step_seconds(model, size, device),
-        })  # fmt: skip
-    return compared
+    return [{"d_model": model.d_model, "num_layers": model.num_layers, "batch_size": size, "parameters": parameters_of(model),
+             "forecast_ms": 1e3 * step_seconds(model, size, T, speed),
+             "measured_ms": 1e3 * measured_step_seconds(model, size, device)} for model, size in COMPARED]  # fmt: skip
