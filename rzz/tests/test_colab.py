@@ -2,10 +2,14 @@
 
 import html
 import json
+import locale
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 import types
 from pathlib import Path
 
@@ -99,10 +103,46 @@ def test_with_drive_the_run_lies_there(tmp_path, monkeypatch):
     assert settings["data"]["interval_size"] == 100_000
 
 
-def test_a_stage_that_fails_stops_the_notebook(checkout, capsys, monkeypatch):
+@pytest.fixture
+def stage(checkout, monkeypatch):
+    """The notebook's stage() on a run folder of its own."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     names = {"USE_DRIVE": False, "SIZE": "demo", "root": checkout, "Path": Path, "subprocess": subprocess, "sys": sys}
     exec(cell("run").source, names)
+    return names["stage"]
+
+
+def test_a_stage_is_shown_whatever_the_locale_of_the_kernel(stage, checkout, capsys):
+    before = locale.setlocale(locale.LC_ALL)
+    locale.setlocale(locale.LC_ALL, "C")
+    try:
+        stage("train.py", "--resume")
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+    assert "epoch 1/2 · zero" in capsys.readouterr().out
+    (checkout / "rzz" / "src" / "odd.py").write_text("import sys; sys.stdout.buffer.write(b'\\xff\\xfe\\n')")
+    stage("odd.py")
+    assert "\ufffd" in capsys.readouterr().out
+
+
+def test_the_stop_button_reaches_the_stage_which_saves_and_goes_on_when_run_again(stage, checkout, capsys):
+    checkpoint = checkout / "rzz" / "colab_run" / "demo" / "checkpoints" / "last.pt"
+
+    def press_stop():
+        while not checkpoint.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press_stop, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        stage("train.py", "--resume", "--set", "training.epochs=500")
+    assert "and saved. Go on with" in capsys.readouterr().out
+    stage("train.py", "--resume", "--set", "training.epochs=2", "--set", "data.K=0")
+    assert "Training is complete" in capsys.readouterr().out
+
+
+def test_a_stage_that_fails_stops_the_notebook(stage, capsys):
     with pytest.raises(RuntimeError, match="evaluate.py ended with exit code 2"):
-        names["stage"]("evaluate.py")
+        stage("evaluate.py")
     assert "train first" in capsys.readouterr().out
