@@ -3,13 +3,16 @@
 import html
 import html.parser
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL_RUN, write_config
+from conftest import SMALL_RUN, SRC, write_config
 from test_sections import rung
 
 import evaluate
@@ -237,3 +240,21 @@ def test_an_evaluation_with_nothing_readable_is_reported_as_that(finished):
     rows = Page("".join(evaluation_section(measured, []))).tables[0]
     assert [row[0] for row in rows[1:3]] == ["model, sampled", "model, mean of 3 runs"] and rows[1][1] == rows[2][1] == "–"
     assert "nothing that is a number" in accuracy_summary([], measured)[0]
+
+
+@pytest.mark.parametrize("variables", [
+    {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, {"MPLBACKEND": "TkAgg", "DISPLAY": ""}, {"MATPLOTLIBRC": "{rc}"},
+])  # fmt: skip
+def test_the_page_does_not_depend_on_the_users_backend_or_style(tmp_path, variables):
+    """As in a notebook's kernel, or with a matplotlibrc that sets all text with LaTeX; in a folder of another encoding."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.format: pdf\nfont.size: 40\n")
+    pages = []
+    for number, extra in enumerate(({}, variables)):
+        folder = os.fsencode(tmp_path) + b"/caf\xe9%d" % number
+        shutil.copytree(os.fsencode(Path(__file__).parent / "data" / "older_run"), folder)
+        extra = {name: value.format(rc=tmp_path / "matplotlibrc") for name, value in extra.items()}
+        command = [sys.executable, SRC / "report.py", "--config", folder + b"/config.json"]
+        subprocess.run(command, env={**os.environ, **extra}, check=True)
+        with open(folder + b"/logs/report/report.html", encoding="utf-8") as file:
+            pages.append(re.sub(r"<p>Written .*?</p>", "", file.read()))
+    assert pages[0] == pages[1] and pages[0].count("<svg") >= 6

@@ -30,7 +30,7 @@ def atomic_write(path, mode="wb"):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"})) as file:
             yield file
             file.flush()
             fsync(file.fileno())

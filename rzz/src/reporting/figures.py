@@ -50,6 +50,7 @@ def new_axes(height=HEIGHT):
         import matplotlib.figure
     except ImportError as error:
         raise UserError(f"The report draws with matplotlib; install it: {sys.executable} -m pip install matplotlib") from error
+    matplotlib.rcdefaults()  # no style of the user's, and no LaTeX
     matplotlib.rcParams.update(STYLE)
     drawing = matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
     return drawing, drawing.subplots()
