@@ -9,7 +9,6 @@ leaves out has its default; a key that is not here, or of another type, is an er
 """
 
 import dataclasses
-import difflib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.files import atomic_write, remove_abandoned
+from common.text import did_you_mean
 
 CONTEXT = 32  # tokens; fixed by the specification
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "config.json"
@@ -312,12 +312,6 @@ def row_fits(index):
 def validation_size(data):
     """Number of zeros in a validation sample."""
     return max(1, round(data.validation_fraction * data.interval_size))
-
-
-def did_you_mean(word, known):
-    """'; did you mean …?' with the nearest known word, else the list of what is known."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
 
 
 def write_back(path, changes):

@@ -5,6 +5,8 @@
     "\\n".join(format_table([("", "MSE"), ("smooth count", "0.0445")]))
 """
 
+import difflib
+
 
 def format_duration(seconds):
     """'45 s', '12 min 3 s' or '5 h 20 min'."""
@@ -33,3 +35,9 @@ def format_row(cells, widths):
     first, *others = (cell.rjust(width) if column else cell.ljust(width)
                       for column, (cell, width) in enumerate(zip(cells, widths, strict=True)))  # fmt: skip
     return "  ".join([first, *others]).rstrip()
+
+
+def did_you_mean(word, known):
+    """'; did you mean …?' with the nearest known word, else the list of what is known."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

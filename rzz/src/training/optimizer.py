@@ -69,10 +69,7 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
 
 
 def step_if_finite(finite, optimizer, learning_rate):
-    """Step `optimizer` if the boolean tensor `finite` says so.
-
-    Most fused kernels look at it on the device (`found_inf`, made for torch.amp.GradScaler), without a device sync.
-    """
+    """Step `optimizer` if the tensor `finite` says so, without a device sync if its kernel knows torch.amp's `found_inf`."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     if optimizer.defaults.get("fused") and fused_adamw(finite.device).supports_found_inf:

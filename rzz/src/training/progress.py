@@ -60,8 +60,7 @@ class Stopwatch:
 
     def lap(self):
         now = time.monotonic()
-        self.progress.seconds += now - self.last
-        self.last = now
+        self.progress.seconds, self.last = self.progress.seconds + now - self.last, now
 
     def zeros_per_second(self, batch_size):
         """Since the last call."""
