@@ -20,6 +20,7 @@ import tune_hyper_parameters
 from common.config import load_config
 from model.network import build_model
 from training.checkpoints import load_checkpoint, trained_model
+from training.run import check_compatible
 
 OLDER_RUN = Path(__file__).parent / "data" / "older_run"
 
@@ -55,6 +56,12 @@ def test_a_resumed_run_ends_as_it_ended_before(folder):
     for old, new in zip(before, after, strict=True):
         assert new.keys() == old.keys()
         assert new.get("loss") == pytest.approx(old.get("loss"), abs=1e-3)
+
+
+def test_a_setting_that_an_older_checkpoint_does_not_know_is_no_reason_to_refuse_it(folder):
+    checkpoint = load_checkpoint(folder / "checkpoints" / "last.pt")
+    del checkpoint["config"]["model"]["max_prime"], checkpoint["config"]["training"]["seed"]
+    check_compatible(checkpoint, load_config(folder / "config.json"), "last.pt")
 
 
 def test_evaluation_measures_what_it_measured_before(folder):

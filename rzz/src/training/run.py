@@ -195,7 +195,8 @@ def check_compatible(checkpoint, config, path):
     """Raise UserError, naming the key, if the checkpoint has another shape, other data or a later round than the settings."""
     for name in [*IMMUTABLE_SETTINGS, *(f"model.{key}" for key in config.settings["model"])]:
         section, key = name.split(".")
-        saved, wanted = checkpoint["config"][section].get(key), config.settings[section][key]
+        wanted = config.settings[section][key]
+        saved = checkpoint["config"][section].get(key, wanted)  # a setting that was not there yet
         if saved != wanted:
             raise UserError(f"{path} was trained with {name} = {saved}, but the settings say {wanted}: "
                             f"set it back to go on, or begin again with --fresh.")
