@@ -18,7 +18,7 @@ from common.logs import progress_bar, start_logging
 from common.processes import any_rank, catch_stop_signals, distributed_session
 from training.checkpoints import LAST
 from training.model_card import write_model_card
-from training.preflight import preflight
+from training.preflight import print_preflight
 from training.run import TrainingRun, run_lock
 from training.run_log import log_description, log_end, log_end_of_round, log_start_of_round, log_training, log_validation
 
@@ -33,7 +33,7 @@ def main(argv=None):
     config = load_config(args.config, args.overrides, args.device)
     device, reason = choose_device(config.runtime.device)
     if args.check:
-        return preflight(config, args, device, reason)
+        return print_preflight(config, args, device, reason)
 
     with distributed_session(device):
         start_logging(config.log_folder, args.quiet)

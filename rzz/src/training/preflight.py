@@ -1,6 +1,6 @@
 """train.py --check: preview the run on this machine, from a few steps on real zeros in memory; nothing is written.
 
-    preflight(config, args, device, reason)
+    print_preflight(config, args, device, reason)
 """
 
 import os
@@ -23,7 +23,7 @@ STATE_BYTES = 12  # of a parameter in a checkpoint: weight and two averages of A
 ZERO_BYTES = 8  # of a zero in an interval file
 
 
-def preflight(config, args, device, reason):
+def print_preflight(config, args, device, reason):
     """Refuse what the training would refuse, and print what it needs, where it begins and how long it would take."""
     if is_distributed():
         raise UserError("--check looks at one process: run it without torchrun.")
