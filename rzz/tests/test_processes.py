@@ -108,7 +108,18 @@ def test_an_error_of_one_process_ends_all_and_is_the_only_one_that_is_told(tmp_p
 @pytest.mark.parametrize("kind", ["mps", "xla"])
 def test_a_device_that_several_processes_cannot_train_on_is_refused(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setattr(train, "choose_device", lambda name: (torch.device(kind), "asked for"))
     with pytest.raises(UserError, match=f"not over {kind}"):
         train.main(["--config", str(write_config(tmp_path, SMALL_RUN)), "--resume"])
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("size", ["2", "", "abc", "-1"])
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_a_world_size_without_its_torchrun_is_one_line(tmp_path, monkeypatch, size, check):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match=f"WORLD_SIZE is '{size}'"):
+        train.main(["--config", str(write_config(tmp_path, SMALL_RUN)), "--resume", *check])
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -32,8 +32,11 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def is_distributed():
-    """Whether torchrun has started other processes too."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+    """Whether torchrun has started other processes too. Raises UserError if something else has set its WORLD_SIZE."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdigit() or int(size) > 1 and "MASTER_ADDR" not in os.environ:
+        raise UserError(f"WORLD_SIZE is {size!r}, but torchrun has not started this process: unset it, or use torchrun.")
+    return int(size) > 1
 
 
 @contextmanager
@@ -144,10 +147,8 @@ def catch_stop_signals():
         received.append(number)
         log.info("Stopping after this step … (Ctrl-C once more stops at once and saves nothing)")
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup a training outlives its terminal
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
+    ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else []  # nohup: outlives its terminal
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS if number not in ignored}
     try:
         yield received
     finally:
