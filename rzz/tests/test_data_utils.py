@@ -118,13 +118,18 @@ def interrupted_after(count, error):
     return zeros_starting_at_N
 
 
-def test_an_interrupted_fetch_resumes_and_loses_at_most_a_chunk(config, monkeypatch):
+def interrupted_fetch(config, monkeypatch, count):
+    """Interrupt the fetch of interval 1, in chunks of 64, after `count` zeros; return the path of the partial file."""
     monkeypatch.setattr(data_utils, "FETCH_CHUNK", 64)
     with monkeypatch.context() as patch:
-        patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(150, KeyboardInterrupt()))
+        patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(count, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             training_zeros(config, 1)
-    with open(config.data_folder / "zeros_300_300.partial", "ab") as file:
+    return config.data_folder / "zeros_300_300.partial"
+
+
+def test_an_interrupted_fetch_resumes_and_loses_at_most_a_chunk(config, monkeypatch):
+    with open(interrupted_fetch(config, monkeypatch, 150), "ab") as file:
         file.write(b"half a chunk, torn by a power cut")
 
     requests = []
@@ -136,12 +141,7 @@ def test_an_interrupted_fetch_resumes_and_loses_at_most_a_chunk(config, monkeypa
 
 
 def test_an_altered_partial_file_is_rejected(config, monkeypatch):
-    monkeypatch.setattr(data_utils, "FETCH_CHUNK", 64)
-    with monkeypatch.context() as patch:
-        patch.setattr(zeros_db, "zeros_starting_at_N", interrupted_after(250, KeyboardInterrupt()))
-        with pytest.raises(KeyboardInterrupt):
-            training_zeros(config, 1)
-    partial = config.data_folder / "zeros_300_300.partial"
+    partial = interrupted_fetch(config, monkeypatch, 250)
     content = bytearray(partial.read_bytes())
     content[700] ^= 1
     partial.write_bytes(content)
