@@ -22,12 +22,13 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+from common.cli import run_script, stage_parser  # isort: skip - first, since it says which package is missing
+
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import zeros_db
-from common.cli import run_script, stage_parser
 from common.config import CONTEXT, check_config, check_value, load_config
 from common.devices import choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
 from common.files import append_json_lines

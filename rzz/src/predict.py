@@ -24,8 +24,6 @@ import re
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from common.cli import run_script, stage_parser
 from common.config import UserError, load_config, row_fits
 from common.devices import choose_device, describe_device
@@ -88,7 +86,7 @@ def show(args, config, model, training_range, indexes):
                     text = json.dumps(record)
                 else:
                     text = table_row(record, widths) if len(indexes) > 1 else card(record, training_range, truth_note)
-                tqdm.write(text)  # above the bar, if there is one
+                bar.write(text)  # above the bar, if there is one
                 bar.update(1)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,3 +122,58 @@ def test_what_is_refused_is_one_line_and_the_log_has_where_it_came_from(tmp_path
 def test_a_bug_shows_its_traceback(tmp_path):
     code, errors, logged = script_that_raises(tmp_path, "raise KeyError('x')")
     assert code == 1 and all("This is a bug" in text and "script.py" in text and "KeyError" in text for text in (errors, logged))
+
+
+PACKAGES = ("torch", "numpy", "mpmath", "tqdm")
+
+
+def call_without_site(script, folder, installed=()):
+    """Call a script from a copy of the sources in `folder` with an interpreter that has no packages but empty ones, `installed`."""
+    shutil.copytree(SRC, folder / "rzz" / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in installed:
+        (folder / "installed" / name).mkdir(parents=True)
+        (folder / "installed" / name / "__init__.py").write_text("raise KeyboardInterrupt" if name == "torch" else "")
+    return subprocess.run([sys.executable, "-S", str(folder / "rzz" / "src" / script)], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(folder / "installed")})  # fmt: skip
+
+
+@pytest.mark.parametrize("script, missing", [
+    *((script, PACKAGES) for script in SCRIPTS), *(("train.py", [name]) for name in PACKAGES),
+])  # fmt: skip
+def test_missing_packages_are_a_line_that_says_how_to_get_them(tmp_path, script, missing):
+    failed = call_without_site(script, tmp_path, set(PACKAGES) - {*missing})
+    assert failed.returncode == 2 and len(failed.stderr.splitlines()) == 1
+    assert failed.stderr.startswith("Not installed for ")
+    assert failed.stderr.endswith(f"-m pip install -r {tmp_path / 'requirements.txt'}\n")
+    assert f": {', '.join(missing)}; " in failed.stderr
+
+
+def test_missing_packages_are_a_line_that_names_the_environment_which_has_them(tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").touch()
+    failed = call_without_site("train.py", tmp_path)
+    assert failed.returncode == 2 and len(failed.stderr.splitlines()) == 1
+    assert failed.stderr.endswith(f"; run this with {tmp_path / '.venv' / 'bin' / 'python'}\n")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_while_torch_is_imported_ends_a_script_with_130(tmp_path, script):
+    failed = call_without_site(script, tmp_path, PACKAGES)
+    assert failed.returncode == 130 and failed.stderr == "Interrupted.\n"
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_with_its_standard_streams_closed_a_stage_does_its_work(tmp_path, outputs, script):
+    """Closed as by `<&- >&- 2>&-`: the next files opened must not take their places."""
+    folder = shutil.copytree(outputs["folder", False], tmp_path / "run")
+    results = {"tune_hyper_parameters.py": "tuning.jsonl", "train.py": "training.jsonl", "evaluate.py": "evaluation.json"}
+    if script == "tune_hyper_parameters.py":
+        (folder / "logs" / "tuning.jsonl").unlink()  # so that workers start
+    command = [sys.executable, str(SRC / script), "--config", str(folder / "config.json"), *ASKED.get(script, [])]
+    if script == "predict.py":
+        command.append("--interactive")  # ends, since there is nothing to read
+    done = subprocess.run(["bash", "-c", '"$@" <&- >&- 2>&-', "bash", *command], timeout=300)
+    assert done.returncode == 0
+    for name in {results.get(script)} - {None}:
+        assert "mse" in (folder / "logs" / name).read_text()
+    assert "Traceback" not in (folder / "logs" / "rzz.log").read_text()
