@@ -110,6 +110,21 @@ def test_blocks_that_the_index_leaves_out_are_found_after_those_it_names(tables,
     assert read(tables, 20, 25) == [(i, exact[i]) for i in range(20, 45)]
 
 
+@pytest.mark.parametrize("border", [10, 17, 29, 38])
+def test_an_index_whose_N_is_one_too_small_for_a_block_loses_no_zero(tables, exact, border):
+    with sqlite3.connect(tables / "index.db") as database:
+        database.execute("UPDATE zero_index SET N = N - 1 WHERE N = ?", (border,))
+    database.close()
+    for first in (border - 1, border, border + 1):
+        assert read(tables, first, 3) == [(i, exact[i]) for i in range(first, first + 3)]
+
+
+def test_a_gap_at_the_first_zero_that_is_asked_for_is_named(tables):
+    damage(tables / "data" / "zeros_14.dat", 8 + 32 + 130 + 16, struct.pack("<Q", 12))
+    with pytest.raises(platt_tables.TableError, match=r"zeros_14\.dat: block 1 begins with zero 13 instead of zero 11: a gap"):
+        read(tables, 11, 1)
+
+
 def test_a_missing_file_is_named_with_its_block(tables):
     (tables / "data" / "zeros_100.dat").unlink()
     assert len(read(tables, 20, 10)) == 10

@@ -35,6 +35,8 @@ def zeros(folder, first_index, count):
     index, end = first_index, first_index + count
     while index < end:
         path, offset, block = _find_block(folder, index)
+        if _begins_after(path, offset, index):  # in the index database the N of some blocks is one too small
+            path, offset, block = _find_block(folder, index - 1)
         before = index
         for block_start, values in _blocks(path, offset, block, index):
             yield from zip(range(index, end), values[index - block_start:], strict=False)
@@ -64,6 +66,14 @@ def _find_block(folder, index):
         if path.is_file():
             return path, offset, block
     raise TableError(f"{folder / 'data' / name}: no such file; {database} wants its block {block} for zero {index}")
+
+
+def _begins_after(path, offset, index):
+    """Return whether the first zero of the block at `offset` comes after zero `index`; of a truncated header _blocks speaks."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        header = file.read(_HEADER.size)
+    return len(header) == _HEADER.size and _HEADER.unpack(header)[2] >= index
 
 
 def _blocks(path, offset, block, index):
