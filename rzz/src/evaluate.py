@@ -20,7 +20,7 @@ from common.files import atomic_write, write_json_lines
 from common.logs import log, start_logging
 from common.text import format_number, format_table
 from data_utils import interval, test_zeros, training_zeros
-from model.metrics import baselines, result_table, scores
+from model.metrics import baselines, result_table, scores, table_notes
 from model.network import build_model, cross_entropy_of, parameter_count
 from model.sampling import sampled_predictions
 from model.tokenizer import SCALE
@@ -47,18 +47,19 @@ def main(argv=None):
     options = config.evaluation
     log.info("Writing %s zeros × %d runs, nucleus p = %g", f"{len(dataset):,}", options.runs, options.top_p)
     predictions = sampled_predictions(model, dataset, options.runs, options.top_p, options.seed)
+    baseline_predictions = baselines(dataset, training_zeros(config, config.data.K), model_config.max_prime)
 
     result = {
         "checkpoint": str(path), "checksum": checkpoint["checksum"], "device": device.type,
         "parameters": parameter_count(model), "index_embedding": model_config.index_embedding,
+        "max_prime": model_config.max_prime,
         "trained_up_to": last_trained_index(checkpoint), "seconds_trained": checkpoint["progress"]["seconds"],
         "first_index": int(dataset.indexes[0]), "last_index": int(dataset.indexes[-1]),
         "runs": options.runs, "top_p": options.top_p,
         **scores(predictions, dataset),
         **dataclasses.asdict(cross_entropy_of(model, dataset)),
         "untrained": dataclasses.asdict(cross_entropy_of(untrained, dataset)),
-        "baselines": {name: scores(values, dataset)
-                      for name, values in baselines(dataset, training_zeros(config, config.data.K)).items()},
+        "baselines": {name: scores(values, dataset) for name, values in baseline_predictions.items()},
     }
     lines = [{"index": index, "true": value / SCALE, "predicted": [None if math.isnan(each) else each for each in runs]}
              for index, value, runs in zip(dataset.indexes.tolist(), dataset.values.tolist(), predictions.tolist(), strict=True)]
@@ -89,7 +90,7 @@ def table(result):
              f"index embedding {result['index_embedding']!r}, {result['parameters']:,} parameters")
     spread = f"MSE {format_number(result['mse'])} ± {format_number(result['mse_spread'])} (standard deviation over the runs)"
     accuracy = " ".join(f"{100 * share:.0f}" for share in result["accuracy_by_position"])
-    return "\n".join([title, "", *format_table(result_table(result), rule=True), "", spread,
+    return "\n".join([title, "", *format_table(result_table(result), rule=True), "", *table_notes(result), "", spread,
                       f"characters right, by position of the value, in %: {accuracy}"])  # fmt: skip
 
 

@@ -22,10 +22,12 @@ def main():
         some = next((runs[0] for runs in found.values() if runs), None)
         if some is None:
             continue
+        explicit = some["baselines"].get("explicit formula")  # evaluations of older versions have none
+        also = f", of the explicit formula {explicit['mse']:.4g}" if explicit else ""
         print(f"\n**{scale}**: test zeros {some['first_index']:,} … {some['last_index']:,}; MSE of the smooth count "
               f"{some['baselines']['smooth count']['mse']:.4g}, of the last training zero "
               f"{some['baselines']['last training zero']['mse']:.4g}, of a straight line "
-              f"{some['baselines']['straight line']['mse']:.4g}\n")  # fmt: skip
+              f"{some['baselines']['straight line']['mse']:.4g}{also}\n")  # fmt: skip
         print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
         for embedding, runs in found.items():
             if runs:

@@ -46,6 +46,16 @@ def test_the_curves_are_the_logs_with_gaps_and_squared_errors_are_on_a_log_scale
     assert speed == (column("training", "step"), column("training", "zeros_per_second"))  # a step a minute
 
 
+def test_rounds_of_an_older_version_leave_a_gap_in_the_line_of_a_newer_baseline():
+    lines = training_log()
+    for line in lines:
+        if line["kind"] == "round" and line["round"] > 0:
+            line["mse_baselines"]["explicit formula"] = 0.002
+    assert "explicit formula" not in curves(mse_figure(training_log()))
+    steps, errors = curves(mse_figure(lines))["explicit formula"]
+    assert steps == [0, 10, 20, 30] and np.array_equal(errors, [np.nan, 0.002, 0.002, 0.002], equal_nan=True)
+
+
 def test_captions_say_what_was_measured_last():
     assert loss_figure(training_log()).caption.endswith("Last: training 1 at step 30, validation 1.033 at step 30.")
     assert mse_figure(training_log()).caption.endswith("Last: training 0.03333, validation 0.06667, smooth count 0.07.")

@@ -1,11 +1,15 @@
 """Numbers are read from text as written, unreadable ones are counted, and the measures are what their names say."""
 
+import mpmath
 import numpy as np
 import pytest
 
+import zeros_db
 from data_utils import RiemannZerosDataset
-from model.metrics import baselines, scores
+from model import metrics
+from model.metrics import baselines, explicit_formula, scores, table_notes
 from model.tokenizer import parse_value
+from zeta.riemann_siegel import smooth_zeros
 
 
 @pytest.mark.parametrize("text, value", [
@@ -46,11 +50,84 @@ def test_nothing_readable_is_no_number_and_not_zero():
 
 def test_baselines_are_what_they_are_called():
     training = RiemannZerosDataset(np.arange(1, 10), 1000 * 10_000 + 30_000 * np.arange(1, 10))
-    found = baselines(three_zeros(), training)
+    found = baselines(three_zeros(), training, max_prime=30)
     assert found["last training zero"][:, 0].tolist() == [1027.0] * 3
     assert found["straight line"][:, 0] == pytest.approx([1030.0, 1033.0, 1036.0])
     smooth = found["smooth count"][:, 0]  # θ(γ̄)/π + 1 = i − 1/2, by mpmath
-    import mpmath
-
     for index, height in zip((10, 11, 12), smooth, strict=True):
         assert mpmath.siegeltheta(height) / mpmath.pi + 1 == pytest.approx(index - 0.5, abs=1e-9)
+    assert found["explicit formula"][:, 0].tolist() == explicit_formula([10, 11, 12], 30).tolist()
+
+
+def plain_solutions(index, max_prime, reach, points=64):
+    """(γ̄, the explicit formula's solutions within `reach` mean spacings of it, the nearest first), by mpmath and term by term."""
+    primes = [p for p in range(2, max_prime + 1) if all(p % q for q in range(2, p))]
+    with mpmath.workdps(30):
+        terms = [(k * mpmath.log(p), 1 / (k * mpmath.sqrt(p) ** k)) for p in primes for k in range(1, 64) if p**k <= max_prime**2]
+
+        def excess(t, terms=terms):
+            sines = sum(weight * mpmath.sin(frequency * t) for frequency, weight in terms)
+            return mpmath.siegeltheta(t) / mpmath.pi + 1 - sines / mpmath.pi - (index - mpmath.mpf(1) / 2)
+
+        smooth = mpmath.findroot(lambda t: excess(t, []), 2 * mpmath.pi * index / mpmath.lambertw(index / mpmath.e))
+        spacing = 2 * mpmath.pi / mpmath.log(smooth / (2 * mpmath.pi))
+        heights = [smooth + reach * spacing * j / points for j in range(-points, points + 1)]
+        heights = [t for t in heights if t > 7]
+        signs = [excess(t) > 0 for t in heights]
+        solutions = [mpmath.findroot(excess, heights[j : j + 2], solver="anderson")
+                     for j in range(len(heights) - 1) if signs[j] != signs[j + 1]]  # fmt: skip
+    return float(smooth), sorted(map(float, solutions), key=lambda t: abs(t - float(smooth)))
+
+
+@pytest.mark.parametrize("index, max_prime", [
+    (1, 2), (1, 30), (2, 1000), (905, 30), (110_017, 100), (11_000_540, 100), (11_000_224, 200), (10**9 + 1, 30),
+])  # fmt: skip
+def test_the_explicit_formula_is_the_solution_that_is_nearest_to_the_smooth_count(index, max_prime):
+    smooth, solutions = plain_solutions(index, max_prime, reach=4)
+    assert explicit_formula([index], max_prime)[0] == pytest.approx(solutions[0], rel=0, abs=1e-7)
+    assert abs(solutions[0] - smooth) > 1e-3
+
+
+def test_of_several_solutions_it_is_the_nearest():
+    smooth, solutions = plain_solutions(11_004_902, 300, reach=4)
+    assert len(solutions) == 3 and np.abs(np.diff(solutions)).min() > 1e-3
+    assert explicit_formula([11_004_902], 300)[0] == pytest.approx(solutions[0], rel=0, abs=1e-7)
+
+
+def test_without_a_solution_within_reach_it_is_the_smooth_count(monkeypatch):
+    monkeypatch.setattr(metrics, "REACH", 1)
+    smooth, solutions = plain_solutions(11_000_224, 200, reach=1)
+    assert solutions == [] and explicit_formula([11_000_224], 200)[0] == pytest.approx(smooth, rel=1e-15)
+    assert plain_solutions(11_000_223, 200, reach=1)[1] != []  # its neighbour has one
+    assert explicit_formula([11_000_223, 11_000_224], 200)[0] != pytest.approx(smooth_zeros(11_000_223), abs=1e-3)
+
+
+def true_zeros(first, count):
+    values = [int(zero * 10_000) for _, zero in zeros_db.zeros_starting_at_N(first, count)]
+    return RiemannZerosDataset(np.arange(first, first + count), values)
+
+
+@pytest.fixture(scope="module")
+def thousand_zeros():
+    return true_zeros(110_000, 1000)
+
+
+def over_the_smooth_count(predictions, zeros):
+    return scores(predictions, zeros)["mse"] / scores(smooth_zeros(zeros.indexes)[:, None], zeros)["mse"]
+
+
+def test_the_explicit_formula_is_many_times_nearer_to_the_zeros_than_the_smooth_count(thousand_zeros):
+    high = true_zeros(11_000_000, 1000)
+    for zeros, max_prime, ratio in ((thousand_zeros, 1000, 0.0346), (thousand_zeros, 100, 0.0803), (high, 1000, 0.0563)):
+        predictions = explicit_formula(zeros.indexes, max_prime)
+        assert over_the_smooth_count(predictions[:, None], zeros) == pytest.approx(ratio, abs=2e-4)
+    each = [explicit_formula([index], 1000)[0] for index in high.indexes[:3]]
+    assert predictions[:3] == pytest.approx(each, rel=0, abs=1e-7)  # whatever else is asked
+    assert len(explicit_formula([], 1000)) == 0
+
+
+def test_the_notes_are_short_and_about_rows_that_are_there():
+    evaluation = {"max_prime": 1_000_000, "baselines": dict.fromkeys(("straight line", "smooth count", "explicit formula"))}
+    assert [note.split(":")[0] for note in table_notes(evaluation)] == ["smooth count", "explicit formula"]
+    assert max(map(len, table_notes(evaluation))) < 80 and "up to 1,000,000" in table_notes(evaluation)[1]
+    assert len(table_notes({"baselines": {"smooth count": {}}})) == 1  # of an older version

@@ -69,7 +69,7 @@ def test_evaluation_measures_what_it_measured_before(folder):
     train.main([*options(folder), "--resume"])
     evaluate.main(options(folder))
     after = json.loads((folder / "logs" / "evaluation.json").read_text())
-    assert after.keys() == before.keys() and after["baselines"].keys() >= before["baselines"].keys()
+    assert after.keys() >= before.keys() and after["baselines"].keys() >= before["baselines"].keys()
     assert after["nats_per_zero"] == pytest.approx(before["nats_per_zero"], abs=1e-2)
     assert after["untrained"]["nats_per_zero"] == pytest.approx(before["untrained"]["nats_per_zero"], abs=1e-4)
     assert after["baselines"]["smooth count"]["mse"] == pytest.approx(before["baselines"]["smooth count"]["mse"])
@@ -93,6 +93,7 @@ def test_its_logs_make_a_report_and_its_checkpoint_answers(folder, capsys):
     report.main(["--config", str(folder / "config.json")])
     page = (folder / "logs" / "report" / "report.html").read_text()
     assert all(title in page for title in ("Evaluation", "Training", "Tuning"))
+    assert "smooth count" in page and "explicit formula" not in page  # it had not measured it
     predict.main([*options(folder), "--json", "905"])
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["index"] == 905 and len(answer["samples"]) == 3

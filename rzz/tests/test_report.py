@@ -21,6 +21,7 @@ import train
 import tune_hyper_parameters
 from common.config import UserError, load_config
 from data_utils import validation_zeros
+from model.metrics import explicit_formula
 from model.tokenizer import SCALE
 from reporting.pages import paragraph, table
 from reporting.sections import accuracy_summary, evaluation_section
@@ -116,6 +117,16 @@ def test_the_table_of_the_evaluation_is_that_of_the_log(finished):
     assert float(rows["model, mean of 3 runs"][0]) == pytest.approx(measured["mse_of_mean_prediction"], rel=1e-3)
 
 
+def test_the_explicit_formula_has_the_primes_that_the_model_may_be_told(finished):
+    measured, log = evaluation(finished), lines(finished, "predictions.jsonl")
+    errors = explicit_formula([line["index"] for line in log], 30) - [line["true"] for line in log]
+    assert measured["max_prime"] == 30
+    assert measured["baselines"]["explicit formula"]["mse"] == pytest.approx((errors**2).mean())
+    page = html.unescape(read(finished))
+    assert "explicit formula: the same with primes up to 30; needs no training" in page
+    assert "compared with the smooth count and the explicit formula" in page
+
+
 def test_the_table_of_the_rounds_has_the_last_validation_of_each(finished):
     log = lines(finished, "training.jsonl")
     table = next(table for table in Page(read(finished)).tables if table[0][0] == "round")
@@ -137,6 +148,8 @@ def test_the_answer_on_top_is_the_evaluation_and_the_last_line_of_the_training(f
     assert float(ratio[:-1]) == pytest.approx(max(mse / smooth, smooth / mse), rel=1e-2)
     assert ("larger" in tiles[ratio]) == (mse > smooth)
     assert f"{mse:.4g}" in tiles and f"{100 * measured['readable']:.4g}%" in tiles
+    explicit = measured["baselines"]["explicit formula"]["mse"]
+    assert f"{mse / explicit:.3g} times larger than that of the explicit formula, {explicit:.4g}, a sum over primes" in top
     speed = [line for line in log if line["kind"] == "training"][-1]["zeros_per_second"]
     assert f"{speed:,.0f}" in tiles and "in 30 steps" in tiles["done"]
     assert f"{measured['parameters']:,} parameters" in top and "K = 2" in top and "primes" in top

@@ -24,7 +24,7 @@ from model.tokenizer import DECIMALS
 WIDTH, HEIGHT = 4.8, 3.1  # inches: two beside each other on a desktop, one on a phone, both with text of about 10 points
 INK = "#010203"  # stands for the colour of text, which svg_text leaves to the page
 MODEL, MODEL_LIGHT, BASELINE, THEORY = "#3a86e0", "#9cc4f2", "#e0861a", "#808890"
-BASELINE_LINES = {"smooth count": "-", "straight line": "--", "last training zero": ":"}
+BASELINE_LINES = {"smooth count": "-", "straight line": "--", "last training zero": ":", "explicit formula": "-."}
 DARKER_IS_BETTER = "Blues"
 STYLE = {
     "font.size": 9.5, "legend.fontsize": 8.5, "legend.frameon": False, "lines.linewidth": 1.5,
@@ -82,19 +82,20 @@ def offsets_figure(true, predicted):
     return Figure("Predicted against true", caption, drawing)
 
 
-def errors_figure(model, smooth, spacing):
-    """Histogram of errors. model, smooth: errors in mean spacings. spacing: the mean spacing averaged over the zeros."""
+def errors_figure(model, baselines, spacing):
+    """Histogram of errors. model and {name: baseline}: in mean spacings. spacing: the mean spacing averaged over the zeros."""
     drawing, axes = new_axes()
     bins = np.linspace(-ERROR_LIMIT, ERROR_LIMIT, 61)
     axes.hist(model, bins, weights=np.full(len(model), 1 / len(model)), color=MODEL, label="model, sampled")
-    axes.hist(smooth, bins, weights=np.full(len(smooth), 1 / len(smooth)), color=BASELINE, histtype="step", linewidth=1.5,
-              label="smooth count")  # fmt: skip
+    for name, errors in baselines.items():
+        axes.hist(errors, bins, weights=np.full(len(errors), 1 / len(errors)), color=BASELINE, histtype="step", linewidth=1.5,
+                  linestyle=BASELINE_LINES[name], label=name)  # fmt: skip
     axes.set(xlabel="predicted − true (mean spacings)", ylabel="share of predictions", xlim=(-ERROR_LIMIT, ERROR_LIMIT))
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     axes.legend(loc="upper left")
-    caption = (f"All {len(model):,} sampled predictions compared with the smooth count, in units of the mean distance of "
-               f"neighbouring zeros, {spacing:.4f}. Narrower is better. Off by more than {ERROR_LIMIT} and not in the picture: "
-               f"{np.sum(np.abs(model) > ERROR_LIMIT):,}.")  # fmt: skip
+    caption = (f"All {len(model):,} sampled predictions compared with the {' and the '.join(baselines)}, in units of "
+               f"the mean distance of neighbouring zeros, {spacing:.4f}. Narrower is better. Off by more than {ERROR_LIMIT} and "
+               f"not in the picture: {np.sum(np.abs(model) > ERROR_LIMIT):,}.")  # fmt: skip
     return Figure("Errors", caption, drawing)
 
 
@@ -150,8 +151,8 @@ def mse_figure(training):
         axes.plot([line["step"] for line in lines], errors, ".-", color=color, label=f"model, {kind} zeros")
         last.append(f"{kind} {format_number(lines[-1][f'mse_{kind}'])}")
     edges = [first for _, first, _ in rounds] + [rounds[-1][2]]
-    for name in begun[0]["mse_baselines"]:
-        errors = [line["mse_baselines"][name] for line in begun[: len(rounds)]]
+    for name in begun[len(rounds) - 1]["mse_baselines"]:  # rounds of an older version had fewer
+        errors = [line["mse_baselines"].get(name, np.nan) for line in begun[: len(rounds)]]
         axes.step(edges, [*errors, errors[-1]], BASELINE_LINES[name], where="post", color=BASELINE, label=name)
     axes.set(yscale="log", ylabel="mean squared error")
     low, high = axes.get_ylim()

@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 
 from common.text import format_duration, format_number
-from model.metrics import result_table
+from model.metrics import explicit_formula, result_table, table_notes
 from model.tokenizer import DECIMALS
 from reporting import figures
 from reporting.figures import best_nats, of_kind, outcome_counts, position_names
@@ -46,21 +46,26 @@ def accuracy_summary(training, evaluation):
         where = f"On zeros {first:,} … {last:,}, which it has never seen,"
         spread = format_number(evaluation["mse_spread"])
         label = f"mean squared error on {last - first + 1:,} unseen zeros, ± {spread} over the runs"
-        mse, smooth, readable = evaluation["mse"], evaluation["baselines"]["smooth count"]["mse"], evaluation["readable"]
+        mse, readable = evaluation["mse"], evaluation["readable"]
+        baselines = {name: measured["mse"] for name, measured in evaluation["baselines"].items()}
     elif validations := of_kind(training, "validation"):
         last = validations[-1]
         where = f"In round {last['round']}, on zeros of the interval after the one it is trained on,"
         label = f"mean squared error on validation zeros at step {last['step']:,}"
-        mse, smooth, readable = last["mse_validation"], smooth_mse_by_round(training)[last["round"]], last["readable_validation"]
+        mse, readable, baselines = last["mse_validation"], last["readable_validation"], baselines_by_round(training)[last["round"]]
     else:
         return "No model has been measured yet.", []
     readable_tile = (f"{100 * readable:.4g}%", "of what the model writes is a number")
     if mse is None:
         return f"{where} the model wrote nothing that is a number.", [("–", label), readable_tile]
+    smooth, explicit = baselines["smooth count"], baselines.get("explicit formula")  # older versions have no explicit formula
     ratio, comparison = compare_mse(mse, smooth)
     sentence = (f"{where} the model's mean squared error is {format_number(mse)}: {ratio} times {comparison} than that of the "
-                f"smooth count, {format_number(smooth)}, a formula that knows nothing of the primes.")  # fmt: skip
-    return sentence, [(format_number(mse), label), (f"{ratio}×", f"{comparison} than the smooth count's"), readable_tile]
+                f"smooth count, {format_number(smooth)}, a formula that knows nothing of the primes")  # fmt: skip
+    if explicit is not None:
+        sentence += (f", and {' times '.join(compare_mse(mse, explicit))} than that of the explicit formula, "
+                     f"{format_number(explicit)}, a sum over primes that needs no training")  # fmt: skip
+    return f"{sentence}.", [(format_number(mse), label), (f"{ratio}×", f"{comparison} than the smooth count's"), readable_tile]
 
 
 def compare_mse(mse, reference):
@@ -102,15 +107,19 @@ def evaluation_section(evaluation, predictions):
                     f"{format_duration(evaluation['seconds_trained'])}, up to zero {evaluation['trained_up_to']:,}.")  # fmt: skip
     header, *rows = result_table(evaluation)
     yield table(header, rows)
+    yield bullet_list(table_notes(evaluation))
     accuracies = evaluation["accuracy_by_position"]
     yield table(["position of the character", *position_names(len(accuracies))],
                 [["right, in %", *(f"{100 * accuracy:.0f}" for accuracy in accuracies)]])  # fmt: skip
     if predictions:
-        yield from prediction_section(predictions)
+        yield from prediction_section(predictions, evaluation.get("max_prime"))
 
 
-def prediction_section(lines):
-    """Yield figures of the sampled predictions, and the best and worst of them as sentences."""
+def prediction_section(lines, max_prime=None):
+    """Yield figures of the sampled predictions, and the best and worst of them as sentences.
+
+    max_prime: of the explicit formula that they are compared with, None for none.
+    """
     indexes, true = (np.array([line[key] for line in lines]) for key in ("index", "true"))
     runs = np.array([line["predicted"] for line in lines], np.float64)  # (zeros, runs), NaN for None
     readable = ~np.isnan(runs)
@@ -119,8 +128,11 @@ def prediction_section(lines):
     shown = []
     if readable.any():
         errors = ((runs - true[:, None]) / spacing[:, None])[readable]
+        baselines = {"smooth count": (smooth - true) / spacing}
+        if max_prime:
+            baselines["explicit formula"] = (explicit_formula(indexes, max_prime) - true) / spacing
         shown += [figures.offsets_figure((true - smooth) / spacing, (mean - smooth) / spacing),
-                  figures.errors_figure(errors, (smooth - true) / spacing, spacing.mean())]  # fmt: skip
+                  figures.errors_figure(errors, baselines, spacing.mean())]  # fmt: skip
     if np.isfinite(np.diff(mean)).any():
         shown.append(figures.spacings_figure(np.diff(true) / spacing[:-1], np.diff(mean) / spacing[:-1]))
     yield figure_grid(shown)
@@ -147,9 +159,9 @@ def is_complete(training):
     return bool(steps) and training[-1]["step"] >= steps[-1]["steps_in_run"]
 
 
-def smooth_mse_by_round(training):
-    """Return {round: MSE of the smooth count on the zeros whose MSE is logged in that round}."""
-    return {line["round"]: line["mse_baselines"]["smooth count"] for line in of_kind(training, "round")}
+def baselines_by_round(training):
+    """Return {round: {baseline: its MSE on the zeros whose MSE is logged in that round}}."""
+    return {line["round"]: line["mse_baselines"] for line in of_kind(training, "round")}
 
 
 def training_section(training):
@@ -157,9 +169,9 @@ def training_section(training):
     steps, validations = of_kind(training, "training"), of_kind(training, "validation")
     yield heading("Training")
     if validations:
-        losses, smooth, rows = {line["round"]: line["loss"] for line in steps}, smooth_mse_by_round(training), []
+        losses, baselines, rows = {line["round"]: line["loss"] for line in steps}, baselines_by_round(training), []
         for t, last in {line["round"]: line for line in validations}.items():
-            mse = (format_number(value) for value in (last["mse_training"], last["mse_validation"], smooth[t]))
+            mse = (format_number(value) for value in (last["mse_training"], last["mse_validation"], baselines[t]["smooth count"]))
             rows.append([str(t), f"{last['step']:,}", format_number(losses.get(t)), format_number(last["loss"]),
                          f"{last['nats_per_zero']:.3f}", *mse, f"{last['readable_validation']:.4f}"])  # fmt: skip
         yield table(["round", "step", "loss, training", "loss, validation", "nats per zero", "MSE, training zeros",

@@ -11,7 +11,7 @@ from common.config import ModelConfig, settings_json
 from common.files import atomic_write
 from common.text import format_duration, format_number
 from model.index_embedding import SmoothCount, describe_embedding, parts_of
-from model.metrics import result_table
+from model.metrics import result_table, table_notes
 from training.checkpoints import latest_checkpoint, trained_zeros
 
 NAME = "model_card.md"
@@ -105,10 +105,11 @@ def card_text(checkpoint, evaluation):
 
 
 def test_text(evaluation):
-    """The test set's measures and baselines as a table in Markdown."""
+    """The test set's measures and baselines as a table in Markdown, and what its rows are."""
     if evaluation is None:
         return "The test set has not been measured: `evaluate.py` adds it here, with the baselines."
     header, *rows = result_table(evaluation)
     title = (f"Test set: zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, nucleus sampling with p = "
              f"{evaluation['top_p']:g}. Errors are over what was readable.\n\n")  # fmt: skip
-    return title + "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    return title + "\n".join([*lines, "", *(f"- {note}" for note in table_notes(evaluation))])

@@ -47,7 +47,8 @@ def log_start_of_round(run):
         training_log.info("loss before training %.4f nats per token; ln 16 = %.4f is guessing blindly", loss, math.log(16))
     if run.rank == 0 and progress.epoch == progress.row == 0:
         sample = mse_sample(run)
-        measured = {name: scores(values, sample)["mse"] for name, values in baselines(sample, run.training).items()}
+        predictions = baselines(sample, run.training, run.config.model.max_prime)
+        measured = {name: scores(values, sample)["mse"] for name, values in predictions.items()}
         write_line(run, kind="round", parameters=parameter_count(run.model), mse_baselines=measured)
 
 
