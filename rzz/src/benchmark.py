@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import zeros_db
 from common.config import CONTEXT, check_config, check_value, load_config
 from common.devices import choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
 from common.files import append_json_lines
@@ -45,6 +44,7 @@ from transformer import generate
 from tuning.cost import compare_forecasts, flops_per_zero, measure_hardware, single_thread, some_zeros
 from tuning.grid import grid_of
 from tuning.workers import as_completed, schedule_jobs, tuning_device, worker_count, worker_pool
+from zero_values import load_zeros_db
 from zeta import zeros as zeta_zeros
 
 HEIGHTS = (1, 1_000_000, 10_000_000)  # first indexes
@@ -116,7 +116,7 @@ def benchmark_zeros(_, count):
     for first in HEIGHTS:
         consume(zeta_zeros.zeros(first + count, 1))  # make the tables that all blocks share
         blocks = count / timed(consume, zeta_zeros.zeros(first, count), clock=time.process_time)[0]
-        pairs = count / timed(consume, zeros_db.zeros_starting_at_N(first, count), clock=time.process_time)[0]
+        pairs = count / timed(consume, load_zeros_db().zeros_starting_at_N(first, count), clock=time.process_time)[0]
         mpmath, mpmath_difference = sample_rate(reference.mpmath_zeros, first, MPMATH_SAMPLE)
         flint, flint_difference = sample_rate(reference.flint_zeros, first, FLINT_SAMPLE)
         difference = max(mpmath_difference, flint_difference)
@@ -133,7 +133,7 @@ def sample_rate(zeros, first, count):
         seconds, theirs = timed(zeros, first, count, clock=time.process_time)
     except ModuleNotFoundError:
         return None, 0.0
-    pairs = zip(theirs, zeros_db.zeros_starting_at_N(first, count), strict=False)
+    pairs = zip(theirs, load_zeros_db().zeros_starting_at_N(first, count), strict=False)
     return count / seconds, max(abs(float(other) - float(zero)) for other, (_, zero) in pairs)
 
 

@@ -14,21 +14,18 @@ import logging
 import multiprocessing
 import os
 import sys
-from contextlib import contextmanager
 
-import mpmath
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-import zeros_db
 from common.config import UserError, require_writable, validation_size
 from common.devices import derive_seed
 from common.files import atomic_write, exclusive_lock, quarantine, remove
 from common.logs import progress_bar
 from common.processes import signals_blocked, unblock_signals
-from model.tokenizer import PAD, SCALE, decode, encode, encode_rows, targets_of_rows, trajectories, vocabulary, zero_text  # noqa: F401
-from zeta.riemann_siegel import mean_spacing, smooth_zeros
+from model.tokenizer import PAD, decode, encode, encode_rows, targets_of_rows, trajectories, vocabulary, zero_text  # noqa: F401
+from zero_values import checked, checked_zeros, is_own_zeros_db, values_from, zeros_source
 
 log = logging.getLogger("rzz")
 FETCH_CHUNK = 16_384  # zeros; an interrupted fetch loses at most so many
@@ -245,89 +242,12 @@ def zeros_in_memory(config, first, count):
 
 
 def require_zeros(config):
-    """Raise UserError at once if zeros_db refuses the last zero that training and evaluation will request."""
+    """Raise UserError at once if zeros_db does not give the last zero that training and evaluation will request."""
     first, count = interval(config, config.data.K + 1)
     if not config.data.platt_tables:
         try:
-            with zeros_source(config, first + count - 1, 1):
-                next(iter(zeros_db.zeros_starting_at_N(first + count - 1, 1)))
+            zeros_in_memory(config, first + count - 1, 1)
         except UserError as error:
+            if not is_own_zeros_db():
+                raise
             raise UserError(f"{error} Lower data.K or data.interval_size, or name Platt's tables.") from error
-
-
-@contextmanager
-def zeros_source(config, first, count):
-    """Let zeros_db, which may be the user's own, read Platt's tables if the settings name them.
-
-    Within the block its errors become UserErrors; after it mpmath gets its precision back.
-    """
-    if config.data.platt_tables:
-        if not hasattr(zeros_db, "use_platt_tables"):
-            raise UserError('This zeros_db.py does not read Platt\'s tables; set data.platt_tables to "".')
-        zeros_db.use_platt_tables(str(config.folder / os.path.expanduser(config.data.platt_tables)))
-    with mpmath.workprec(mpmath.mp.prec):
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            reason = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
-            raise UserError(f"zeros_db could not give zeros {first} … {first + count - 1}: {reason}.") from error
-
-
-def values_from(first, count):
-    """Yield the values of zeros_db from index `first` on. Raises UserError if the indexes are not first, first + 1, …
-
-    The LMFDB's reader begins one too late if the request begins at a block's border. So if zero first + 1 comes first, the
-    request is repeated from one zero earlier, and zeros before `first` are skipped. Pairs are taken one at a time: with a list of
-    them Python's garbage collector takes as long as computing the zeros.
-    """
-    for earlier in (0, 1):
-        zeros = itertools.dropwhile(lambda pair: pair[0] < first, zeros_db.zeros_starting_at_N(first - earlier, count + earlier))
-        begin = list(itertools.islice(zeros, 1))
-        if not begin or begin[0][0] != first + 1:
-            break
-    for expected, (index, zero) in enumerate(itertools.chain(begin, zeros), first):
-        if index != expected:
-            raise UserError(f"zeros_db gave zero {index} instead of zero {expected}.")
-        yield truncated_value(zero)
-
-
-def truncated_value(zero):
-    """Return the mpf `zero` in ten-thousandths, cut and not rounded, as an int."""
-    sign, mantissa, exponent, _ = zero._mpf_  # its own, so mpmath's working precision does not matter
-    if sign or not mantissa:
-        raise ValueError(f"{zero} is not a positive number")
-    return int(mantissa * SCALE >> -exponent if exponent < 0 else mantissa * SCALE << exponent)
-
-
-def checked_zeros(values, first, count):
-    """Return `values` of zeros_db. Raises UserError if they cannot be the zeros first … first + count - 1."""
-    if len(values) != count:
-        more = " or more" if len(values) > count else ""
-        raise UserError(f"zeros_db gave {len(values)} zeros{more} from index {first} on instead of {count}.")
-    try:
-        return checked(values, first, "zeros_db")
-    except ValueError as error:
-        raise UserError(f"{error}; rzz/src/zeros_db.py returned invalid zeros.") from error
-
-
-def checked(values, first, source):
-    """Return `values`. Raises ValueError, naming the `source`, if they do not increase or lie far from the smooth count.
-
-    A zero is about S(t) mean spacings away from the smooth count, and |S(t)| was below 3.4 wherever it was computed (Bober and
-    Hiary, "New computations of the Riemann zeta function on the critical line", 2018). So a wrong digit is noticed, and so are
-    indexes that are off by one: they shift the mean deviation by one spacing, while that of true zeros is below 0.02 over any 100.
-    """
-    if (drops := np.flatnonzero(np.diff(values) <= 0)).size:
-        raise ValueError(f"{source}: zero {first + drops[0] + 1} is not above zero {first + drops[0]}")
-    smooth = smooth_zeros(np.arange(first, first + len(values)))
-    deviation = (values / SCALE - smooth) / mean_spacing(smooth)
-    if np.abs(deviation).max(initial=0) > 4:
-        worst = int(np.abs(deviation).argmax())
-        raise ValueError(f"{source}: zero {first + worst} is given as {values[worst] / SCALE}, {abs(deviation[worst]):.1f} mean "
-                         f"spacings from {smooth[worst]:.4f}, which the smooth count expects")  # fmt: skip
-    if len(values) >= 100 and abs(deviation.mean()) > 0.5:
-        raise ValueError(f"{source}: zeros {first} … deviate by {deviation.mean():+.2f} mean spacings on average: the indexes are "
-                         "shifted")  # fmt: skip
-    return values

@@ -95,7 +95,7 @@ def true_value(config, index):
     try:
         return int(zeros_in_memory(config, index, 1).values[0]), ""
     except UserError as error:
-        return None, f"not known: {error.__cause__ or error}"
+        return None, f"not known: {error}"
 
 
 def read_indexes(path):

@@ -14,8 +14,9 @@ from conftest import SMALL_RUN, write_config
 import data_utils
 import zeros_db
 from common.config import CONTEXT, UserError, load_config
-from data_utils import RiemannZerosDataset, fetch_ahead, interval, require_zeros, stored_zeros, training_zeros, truncated_value
+from data_utils import RiemannZerosDataset, fetch_ahead, interval, require_zeros, stored_zeros, training_zeros
 from model.tokenizer import PAD, decode, trajectories, vocabulary
+from zero_values import truncated_value
 
 NAME = "zeros_300_300.npy"
 

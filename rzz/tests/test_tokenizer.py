@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils import truncated_value
 from model.tokenizer import COLON, END, decode, encode, encode_prompts, encode_rows, row_text, trajectories, vocabulary
+from zero_values import truncated_value
 
 SPECIFIED_ZEROS = [
     (10, "49.7738324776723021819167846785638367196"),
