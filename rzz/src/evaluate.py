@@ -20,7 +20,7 @@ from common.files import atomic_write, write_json_lines
 from common.logs import log, start_logging
 from common.text import format_number, format_table
 from data_utils import interval, test_zeros, training_zeros
-from model.metrics import baselines, result_table, scores, table_notes
+from model.metrics import baselines, controls, result_table, scores, table_notes
 from model.network import build_model, cross_entropy_of, parameter_count
 from model.sampling import sampled_predictions
 from model.tokenizer import SCALE
@@ -48,6 +48,7 @@ def main(argv=None):
     log.info("Writing %s zeros × %d runs, nucleus p = %g", f"{len(dataset):,}", options.runs, options.top_p)
     predictions = sampled_predictions(model, dataset, options.runs, options.top_p, options.seed)
     baseline_predictions = baselines(dataset, training_zeros(config, config.data.K), model_config.max_prime)
+    control_predictions = controls(predictions, dataset.indexes, options.seed)
 
     result = {
         "checkpoint": str(path), "checksum": checkpoint["checksum"], "device": device.type,
@@ -60,6 +61,7 @@ def main(argv=None):
         **dataclasses.asdict(cross_entropy_of(model, dataset)),
         "untrained": dataclasses.asdict(cross_entropy_of(untrained, dataset)),
         "baselines": {name: scores(values, dataset) for name, values in baseline_predictions.items()},
+        "controls": {name: scores(values, dataset) for name, values in control_predictions.items()},
     }
     lines = [{"index": index, "true": value / SCALE, "predicted": [None if math.isnan(each) else each for each in runs]}
              for index, value, runs in zip(dataset.indexes.tolist(), dataset.values.tolist(), predictions.tolist(), strict=True)]
@@ -85,7 +87,7 @@ def check_unseen(checkpoint, config, path):
 
 
 def table(result):
-    """Return the result as a table for a reader, the model compared with the baselines."""
+    """Return the result as a table for a reader, the model compared with the baselines and the controls."""
     title = (f"zeros {result['first_index']:,} … {result['last_index']:,}, {result['runs']} runs, nucleus p = {result['top_p']:g}; "
              f"index embedding {result['index_embedding']!r}, {result['parameters']:,} parameters")
     spread = f"MSE {format_number(result['mse'])} ± {format_number(result['mse_spread'])} (standard deviation over the runs)"

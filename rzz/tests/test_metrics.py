@@ -7,9 +7,18 @@ import pytest
 import zeros_db
 from data_utils import RiemannZerosDataset
 from model import metrics
-from model.metrics import baselines, explicit_formula, scores, table_notes
+from model.metrics import (
+    baselines,
+    controls,
+    explicit_formula,
+    gue_share_below,
+    independent_spacings,
+    scores,
+    shuffled_predictions,
+    table_notes,
+)
 from model.tokenizer import parse_value
-from zeta.riemann_siegel import smooth_zeros
+from zeta.riemann_siegel import smooth_zeros, theta
 
 
 @pytest.mark.parametrize("text, value", [
@@ -126,8 +135,49 @@ def test_the_explicit_formula_is_many_times_nearer_to_the_zeros_than_the_smooth_
     assert len(explicit_formula([], 1000)) == 0
 
 
+def test_perfect_predictions_of_other_zeros_have_twice_the_error_of_the_smooth_count(thousand_zeros):
+    perfect = np.repeat(thousand_zeros.values[:, None] / 10_000, 2, axis=1)
+    perfect[5, 1] = np.nan
+    shuffled = controls(perfect, thousand_zeros.indexes, seed=1)["model, shuffled index"]
+    assert over_the_smooth_count(shuffled, thousand_zeros) == pytest.approx(2, rel=0.1)
+    assert np.isnan(shuffled).sum() == 1 and not np.isnan(shuffled[5, 1])
+    smooth = smooth_zeros(thousand_zeros.indexes)[:, None]  # who knows the smooth count alone loses nothing
+    assert shuffled_predictions(smooth, thousand_zeros.indexes, seed=1) == pytest.approx(smooth, rel=1e-15)
+
+
+@pytest.mark.parametrize("count", [2, 3, 20, 1000])
+def test_every_index_is_answered_with_another_one_and_each_one_once(count):
+    indexes = np.arange(110_000, 110_000 + count)
+    smooth = smooth_zeros(indexes)
+    own = smooth + np.arange(count)  # its excess over the smooth count says whose a prediction was
+
+    def owners(seed):
+        return np.rint(shuffled_predictions(own[:, None], indexes, seed)[:, 0] - smooth).astype(int)
+
+    assert (owners(1) != np.arange(count)).all() and sorted(owners(1)) == list(range(count))
+    assert (owners(1) == owners(1)).all() and (count < 20 or (owners(1) != owners(2)).any())
+
+
+def test_independent_spacings_have_the_distribution_of_true_ones_and_drift_away_from_the_zeros(thousand_zeros):
+    drawn = independent_spacings(thousand_zeros.indexes, runs=20, seed=1)
+    assert drawn[0] == pytest.approx(np.full(20, smooth_zeros(110_000)), rel=1e-15)
+    spacings = np.diff(theta(drawn) / np.pi, axis=0)
+    assert spacings.mean() == pytest.approx(1, abs=0.01) and spacings.var() == pytest.approx(3 * np.pi / 8 - 1, rel=0.03)
+    assert (spacings < 0.5).mean() == pytest.approx(gue_share_below(0.5), rel=0.05)
+    assert np.corrcoef(spacings[:-1].ravel(), spacings[1:].ravel())[0, 1] == pytest.approx(0, abs=0.02)
+    assert 100 < over_the_smooth_count(drawn, thousand_zeros) < 3000
+    assert (drawn == independent_spacings(thousand_zeros.indexes, runs=20, seed=1)).all()
+    assert (drawn != independent_spacings(thousand_zeros.indexes, runs=20, seed=2))[1:].all()
+
+
+def test_a_single_zero_has_no_other_to_be_shuffled_with():
+    assert controls(np.array([[49.8, 49.7]]), np.array([10]), seed=1).keys() == {"independent spacings"}
+
+
 def test_the_notes_are_short_and_about_rows_that_are_there():
-    evaluation = {"max_prime": 1_000_000, "baselines": dict.fromkeys(("straight line", "smooth count", "explicit formula"))}
-    assert [note.split(":")[0] for note in table_notes(evaluation)] == ["smooth count", "explicit formula"]
+    evaluation = {"max_prime": 1_000_000, "baselines": dict.fromkeys(("straight line", "smooth count", "explicit formula")),
+                  "controls": dict.fromkeys(("model, shuffled index", "independent spacings"))}  # fmt: skip
+    assert [note.split(":")[0] for note in table_notes(evaluation)] == [
+        "smooth count", "explicit formula", "model, shuffled index", "independent spacings"]  # fmt: skip
     assert max(map(len, table_notes(evaluation))) < 80 and "up to 1,000,000" in table_notes(evaluation)[1]
     assert len(table_notes({"baselines": {"smooth count": {}}})) == 1  # of an older version

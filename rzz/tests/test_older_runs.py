@@ -93,7 +93,7 @@ def test_its_logs_make_a_report_and_its_checkpoint_answers(folder, capsys):
     report.main(["--config", str(folder / "config.json")])
     page = (folder / "logs" / "report" / "report.html").read_text()
     assert all(title in page for title in ("Evaluation", "Training", "Tuning"))
-    assert "smooth count" in page and "explicit formula" not in page  # it had not measured it
+    assert "smooth count" in page and "explicit formula" not in page and "control" not in page  # it had not measured them
     predict.main([*options(folder), "--json", "905"])
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["index"] == 905 and len(answer["samples"]) == 3

@@ -107,7 +107,7 @@ def test_the_table_of_the_evaluation_is_that_of_the_log(finished):
     measured = evaluation(finished)
     table = next(table for table in Page(read(finished)).tables if "RMSE" in table[0])
     rows = {row[0]: row[1:] for row in table[1:]}
-    for name, values in {"model, sampled": measured, **measured["baselines"]}.items():
+    for name, values in {"model, sampled": measured, **measured["baselines"], **measured["controls"]}.items():
         wanted = [values[key] for key in ("mse", "rmse", "median_absolute_error", "median_error_in_spacings")]
         assert [float(cell) for cell in rows[name][:4]] == pytest.approx(wanted, rel=1e-3)
         assert float(rows[name][4]) == pytest.approx(values["readable"], abs=1e-4)

@@ -144,7 +144,8 @@ def test_a_checkpoint_that_does_not_fit_names_the_key(trained, change, key):
 
 def test_evaluation_prints_the_model_beside_the_baselines(trained):
     output, _ = run("evaluate.py", trained, cwd="/")
-    for name in ("model, sampled", "untrained model", "last training zero", "straight line", "smooth count", "explicit formula"):
+    for name in ("model, sampled", "untrained model", "last training zero", "straight line", "smooth count", "explicit formula",
+                 "model, shuffled index", "independent spacings"):  # fmt: skip
         assert f"\n{name}  " in output
     result = json.loads((trained / "logs" / "evaluation.json").read_text())
     assert (result["first_index"], result["last_index"], result["runs"], result["top_p"]) == (900, 919, 3, 0.9)

@@ -1,4 +1,4 @@
-"""Measures of predictions against the true zeros, and the baselines on the same zeros.
+"""Measures of predictions against the true zeros, and on the same zeros the baselines and the controls.
 
     scores(predictions, dataset)["mse"]         # predictions: float64 (N, runs), NaN if unreadable
 
@@ -9,10 +9,11 @@ import math
 
 import numpy as np
 
+from common.devices import derive_seed
 from common.text import format_number
 from model.index_embedding import primes_up_to
 from model.tokenizer import SCALE
-from zeta.riemann_siegel import mean_spacing, smooth_zeros, theta
+from zeta.riemann_siegel import gram_point, mean_spacing, smooth_zeros, theta
 
 MEASURES = {"mse": "MSE", "rmse": "RMSE", "median_absolute_error": "median |error|", "median_error_in_spacings": "in spacings",
             "readable": "readable", "nats_per_zero": "nats/zero", "nats_per_token": "nats/token"}  # fmt: skip
@@ -133,6 +134,45 @@ def _solve(indexes, frequency, weight):
     return smooth + offset
 
 
+def controls(predictions, indexes, seed):
+    """Return {name: predictions (n, runs)} that must do badly, from the model's predictions (n, runs) of consecutive `indexes`.
+
+    A single zero cannot be shuffled.
+    """
+    shuffled = {"model, shuffled index": shuffled_predictions(predictions, indexes, derive_seed(seed, 1))}
+    spacings = {"independent spacings": independent_spacings(indexes, predictions.shape[1], derive_seed(seed, 2))}
+    return {**shuffled, **spacings} if len(indexes) > 1 else spacings
+
+
+def independent_spacings(indexes, runs, seed):
+    """Return float64 (n, runs): zeros as dense as the true ones, with spacings drawn independently from gue_spacing_density.
+
+    indexes: n consecutive ones. The first zero is at the smooth count; from one to the next, θ(t)/π grows by a spacing. A control:
+    this renewal process has the density and the distribution of spacings that zeros have, and nothing of how they are arranged.
+    Independent deviations add up, 3π/8 − 1 = 0.178 squared mean spacings a zero, while true zeros stay within a few spacings of
+    the smooth count.
+    """
+    normal = np.random.default_rng(seed).standard_normal((len(indexes) - 1, runs, 3))
+    spacings = math.sqrt(math.pi / 8) * np.linalg.norm(normal, axis=2)  # the density is that of the length of three normals
+    walk = np.concatenate([np.zeros((1, runs)), spacings.cumsum(0)])
+    return gram_point(indexes[0] - 1.5 + walk)
+
+
+def shuffled_predictions(predictions, indexes, seed):
+    """Return the predictions (n, runs) of the `indexes` with each index replaced by another one of them, float64 (n, runs).
+
+    A control: zero i gets what was predicted for a zero i' plus γ̄(i) − γ̄(i'), the difference of the smooth counts. So the trend
+    is right and what was predicted beyond it belongs to another zero: for perfect predictions the MSE is twice the smooth count's.
+    No index keeps its own prediction (n >= 2). The indexes 11,000,000 … 11,000,999 differ in their last three digits, so
+    it is those that are shuffled.
+    """
+    order = np.random.default_rng(seed).permutation(len(indexes))
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)
+    smooth = smooth_zeros(indexes)
+    return predictions[other] + (smooth - smooth[other])[:, None]
+
+
 def gue_spacing_density(s):
     """Density of the spacings of neighbouring zeros in units of their mean: Wigner's surmise for the GUE, an array for an array.
 
@@ -154,7 +194,8 @@ def result_table(evaluation):
     mean = evaluation["mse_of_mean_prediction"]
     rows = {"model, sampled": evaluation,
             f"model, mean of {evaluation['runs']} runs": {"mse": mean, "rmse": mean and math.sqrt(mean)},
-            "untrained model": evaluation["untrained"], **evaluation["baselines"]}  # fmt: skip
+            "untrained model": evaluation["untrained"], **evaluation["baselines"],
+            **evaluation.get("controls", {})}  # evaluations of older versions have none  # fmt: skip
     forms = {"readable": "{:.4f}".format, "nats_per_zero": "{:.3f}".format, "nats_per_token": "{:.4f}".format}
     return [["", *MEASURES.values()],
             *([name, *(forms.get(key, format_number)(measured[key]) if key in measured else "" for key in MEASURES)]
@@ -166,5 +207,8 @@ def table_notes(evaluation):
     notes = {
         "smooth count": "Riemann–von Mangoldt formula, solved for the zero",
         "explicit formula": f"the same with primes up to {evaluation.get('max_prime', 0):,}; needs no training",
+        "model, shuffled index": "control, its answers for other zeros, moved by the trend",
+        "independent spacings": "control, right density, GUE spacings drawn one by one",
     }
-    return [f"{name}: {note}" for name, note in notes.items() if name in evaluation["baselines"]]
+    rows = {**evaluation["baselines"], **evaluation.get("controls", {})}
+    return [f"{name}: {note}" for name, note in notes.items() if name in rows]

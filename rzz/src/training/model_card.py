@@ -105,7 +105,7 @@ def card_text(checkpoint, evaluation):
 
 
 def test_text(evaluation):
-    """The test set's measures and baselines as a table in Markdown, and what its rows are."""
+    """The test set's measures, baselines and controls as a table in Markdown, and what its rows are."""
     if evaluation is None:
         return "The test set has not been measured: `evaluate.py` adds it here, with the baselines."
     header, *rows = result_table(evaluation)
