@@ -256,7 +256,7 @@ def trials_per_hour(config, device):
         trials = grid_of(config).trials
         training, validation = tuning_splits(config)
         jobs = schedule_jobs(config, trials, 1, device)
-        with worker_pool(config, device, training, validation) as submit:
+        with worker_pool(config, device) as submit:
             consume(as_completed(submit, jobs[-worker_count(config, device) :], []))  # starts the workers, which is not timed
             seconds = {"the search": timed(consume, as_completed(submit, jobs, []))[0]}
     torch.set_num_threads(fast_cores())

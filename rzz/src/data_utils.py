@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import sys
+from array import array
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from common.config import UserError, require_writable, validation_size
 from common.devices import derive_seed
 from common.files import atomic_write, exclusive_lock, quarantine, remove
 from common.logs import progress_bar
-from common.processes import signals_blocked, unblock_signals
+from common.processes import exit_with_parent
+from common.signals import signals_blocked, unblock_signals
 from model.tokenizer import PAD, decode, encode, encode_rows, targets_of_rows, trajectories, vocabulary, zero_text  # noqa: F401
 from zero_values import checked, checked_zeros, is_own_zeros_db, values_from, zeros_source
 
@@ -124,7 +126,7 @@ def stored_zeros(config, first, count):
     try:
         values = read_values(path, first, count)
     except (FileNotFoundError, ValueError):
-        with exclusive_lock(config.data_folder / ".lock", f"process {os.getpid()}", wait=True):
+        with exclusive_lock(config.data_folder / ".lock", f"which fetches zeros {first} … {first + count - 1}", wait=True):
             try:
                 values = read_values(path, first, count)  # another process may have built it meanwhile
             except (FileNotFoundError, ValueError) as error:
@@ -159,6 +161,7 @@ def fetch_ahead(config, first, count):
 
 def fetch_silently(config, first, count):
     unblock_signals()
+    exit_with_parent()
     sys.stderr = open(os.devnull, "w")  # the terminal belongs to the training's progress bar
     stored_zeros(config, first, count)
 
@@ -166,34 +169,47 @@ def fetch_silently(config, first, count):
 def fetch_values(config, first, count, partial):
     """Return the checked values of the zeros first … first + count - 1 from zeros_db, with a progress bar.
 
-    They are appended to the file `partial` in chunks with checksums, so that an interruption loses at most one chunk.
+    They are appended to the file `partial` in chunks with checksums. An error or a request to stop ends the last chunk early
+    and loses nothing; a power cut loses at most one chunk.
     """
-    chunks = read_chunks(partial)
-    if filled := sum(map(len, chunks)):
+    found, chunk = read_chunks(partial)
+    if filled := len(found) + len(chunk):
         log.info("resuming %s after %s zeros", partial.name, f"{filled:,}")
     with zeros_source(config, first, count), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
         values = values_from(first + filled, count - filled) if filled < count else iter(())
-        while len(chunk := np.fromiter(itertools.islice(values, min(FETCH_CHUNK, count - filled + 1)), np.int64)):
-            chunks.append(chunk)
-            filled += len(chunk)
-            write_with_digest(partial, chunk.tobytes(), append=True)
-            bar.update(len(chunk))
+        wanted = True
+        while wanted:
+            before, wanted = len(chunk), min(FETCH_CHUNK, count + 1 - len(found))  # one more, to notice if there are too many
+            try:
+                chunk.extend(itertools.islice(values, wanted - before))
+            finally:
+                if chunk:
+                    write_with_digest(partial, chunk.tobytes(), append=True)
+            found.extend(chunk)
+            bar.update(len(chunk) - before)
+            wanted, chunk = wanted and len(chunk) == wanted, array("q")
     try:
-        return checked_zeros(np.concatenate([np.empty(0, np.int64), *chunks]), first, count)
+        return checked_zeros(np.array(found, np.int64), first, count)
     except UserError:
         remove(partial)
         raise
 
 
 def read_chunks(partial):
-    """Return the complete chunks of an interrupted fetch as int64 arrays, and cut off what follows them in the file."""
-    if not partial.exists():
-        return []
-    chunks, content, size = [], partial.read_bytes(), FETCH_CHUNK * 8 + DIGEST_SIZE
-    while (chunk := without_digest(content[len(chunks) * size : (len(chunks) + 1) * size])) is not None:
-        chunks.append(np.frombuffer(chunk, np.int64))
-    os.truncate(partial, len(chunks) * size)
-    return chunks
+    """Return (found, chunk) of an interrupted fetch: the values of all full chunks, and those of a last one that ended early.
+
+    Both are arrays of int64. The file is cut off after the full chunks: the last one is written again when it is full.
+    """
+    found, chunk = array("q"), array("q")
+    content, size = partial.read_bytes() if partial.exists() else b"", FETCH_CHUNK * 8 + DIGEST_SIZE
+    for start in range(0, len(content), size):
+        values = without_digest(content[start : start + size])
+        if values is None:
+            break
+        (found if len(values) == FETCH_CHUNK * 8 else chunk).frombytes(values)
+    if content:
+        os.truncate(partial, len(found) // FETCH_CHUNK * size)
+    return found, chunk
 
 
 def write_values(path, values):

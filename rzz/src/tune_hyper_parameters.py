@@ -14,7 +14,6 @@ trial, and what is there is not trained again.
 """
 
 import dataclasses
-import os
 from contextlib import closing
 
 from common.cli import command, run_script, stage_parser
@@ -22,7 +21,7 @@ from common.config import GRID_AXES, ModelConfig, UserError, load_config, requir
 from common.devices import choose_device
 from common.files import exclusive_lock, remove
 from common.logs import log, start_logging
-from common.processes import catch_stop_signals
+from common.signals import catch_stop_signals, interruptible
 from common.text import format_duration
 from data_utils import tuning_splits
 from model.index_embedding import KINDS, describe_embedding
@@ -55,7 +54,7 @@ def main(argv=None):
     start_logging(config.log_folder, args.quiet)
     require_writable(config.folder, state_folder(config))
     log.info("%s", text)
-    with exclusive_lock(config.checkpoint_folder / ".lock", f"process {os.getpid()}, which tunes") as holder:
+    with exclusive_lock(config.checkpoint_folder / ".lock", "which tunes") as holder:
         if holder:
             raise UserError(f"{config.folder} is in use by {holder}; wait for it, or use another --config.")
         if args.measure_host:
@@ -89,9 +88,10 @@ def tune(config, grid, device, overrides):
 
 def search(config, grid, search_log, device, stop):
     """Train every trial of the grid for the first rung and the best for the next ones; leave early if `stop` is filled."""
-    training, validation = tuning_splits(config)
+    with interruptible():
+        tuning_splits(config)  # which the workers then find in data/
     trials, progress = grid.trials, SearchProgress(config, search_log, device)
-    with worker_pool(config, device, training, validation) as submit, closing(progress):
+    with worker_pool(config, device) as submit, closing(progress):
         for rung in rungs_of(config):
             jobs = schedule_jobs(config, [trial for trial in trials if search_log.result(trial, rung) is None], rung, device)
             progress.begin_rung(rung, trials, jobs)

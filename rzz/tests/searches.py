@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import signal
-import threading
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout
 
@@ -17,6 +16,7 @@ from conftest import SMALL_RUN, write_config
 import tune_hyper_parameters
 from common.config import load_config
 from common.files import read_json_lines
+from data_utils import tuning_splits
 from tuning import workers
 
 GRID = {"epochs": [1, 2, 3], "learning_rate": [0.0003, 0.003, 0.01], "batch_size": [16, 64], "dropout": [0.0, 0.1],
@@ -35,7 +35,7 @@ def pool_without_processes(trained):
     """What worker_pool does, within this process."""
 
     @contextmanager
-    def pool(config, device, training, validation):
+    def pool(config, device):
         interrupted = []
 
         def submit(job):
@@ -49,7 +49,7 @@ def pool_without_processes(trained):
             return future
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(workers, "worker", (config, device, training, validation, threading.Event()))
+            patch.setattr(workers, "worker", (config, device, *tuning_splits(config)))
             yield submit
 
     return pool

@@ -132,7 +132,8 @@ def call_without_site(script, folder, installed=()):
     shutil.copytree(SRC, folder / "rzz" / "src", ignore=shutil.ignore_patterns("__pycache__"))
     for name in installed:
         (folder / "installed" / name).mkdir(parents=True)
-        (folder / "installed" / name / "__init__.py").write_text("raise KeyboardInterrupt" if name == "torch" else "")
+        interrupted = "import os, signal; os.kill(os.getpid(), signal.SIGINT)" if name == "torch" else ""
+        (folder / "installed" / name / "__init__.py").write_text(interrupted)
     return subprocess.run([sys.executable, "-S", str(folder / "rzz" / "src" / script)], capture_output=True, text=True, timeout=60,
                           env={**os.environ, "PYTHONPATH": str(folder / "installed")})  # fmt: skip
 

@@ -141,6 +141,15 @@ def test_an_interrupted_fetch_resumes_and_loses_at_most_a_chunk(config, monkeypa
     assert {path.name for path in config.data_folder.iterdir()} == {NAME, ".lock"}
 
 
+def test_a_fetch_that_was_interrupted_twice_loses_nothing(config, monkeypatch):
+    requests, zeros = [], zeros_db.zeros_starting_at_N
+    interrupted_fetch(config, monkeypatch, 150)
+    interrupted_fetch(config, monkeypatch, 10)
+    monkeypatch.setattr(zeros_db, "zeros_starting_at_N", lambda N, count: requests.append((N, count)) or zeros(N, count))
+    assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
+    assert requests[0] == (300 + 160, 300 - 160)
+
+
 def test_an_altered_partial_file_is_rejected(config, monkeypatch):
     partial = interrupted_fetch(config, monkeypatch, 250)
     content = bytearray(partial.read_bytes())

@@ -62,8 +62,9 @@ def test_a_run_that_two_processes_stopped_goes_on_with_one(alone, tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
-    assert "Stopped at" in said, said
-    assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]["step"] % 8 == 0
+    assert "Stopped at" in said and "This is a bug" not in said, said
+    step = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]["step"]
+    assert step % 8 == 0 or step % 7 == 0 or step % 10 == 0  # agreed on, or rank 0 was validating
     train.main(["--config", str(config), *SETTINGS, "--resume"])
     assert losses(config) == pytest.approx(alone, abs=1e-5)
 
@@ -103,6 +104,22 @@ def test_an_error_of_one_process_ends_all_and_is_the_only_one_that_is_told(tmp_p
     assert process.returncode != 0 and "this cannot be" in said
     assert said.count("This is a bug") == bugs and said.count("Traceback") <= bugs + 1  # one more is torchrun's own
     assert "FutureWarning" not in said
+
+
+def test_after_a_request_to_stop_a_process_waits_for_no_thread_and_no_child(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import multiprocessing, sys, threading, time
+sys.path.insert(0, {str(SRC)!r})
+from common.processes import exit_process
+if __name__ == "__main__":
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    multiprocessing.get_context("spawn").Process(target=time.sleep, args=(3600,)).start()
+    print("before", end="")
+    exit_process(143)
+""")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "before", "")
 
 
 @pytest.mark.parametrize("kind", ["mps", "xla"])

@@ -1,11 +1,13 @@
 """The workers: who trains what, and whatever happens to them is a result, an error or a stop, and never a wrong result."""
 
 import math
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -94,6 +96,18 @@ def failing_job(job):
 
 def dying_job(job):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def endless_job(job):
+    time.sleep(3600)
+
+
+def test_a_job_is_not_waited_for_when_the_search_is_asked_to_stop(search_folder, monkeypatch):
+    monkeypatch.setattr(workers, "train_job", endless_job)
+    stop = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    stop.start()
+    assert tune(search_folder, "--set", "tuning.workers=2") == 128 + signal.SIGTERM
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("job, error, says", [

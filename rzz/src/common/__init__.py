@@ -8,6 +8,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.signals import exit_on_ctrl_c
+
 ROOT = Path(__file__).resolve().parents[3]  # of the project, with requirements.txt
 
 
@@ -35,14 +37,6 @@ def require_packages():
     sys.exit(2)
 
 
-def end_at_ctrl_c(kind, error, trace):
-    """As sys.excepthook: what run_script says of Ctrl-C, also while the script is still importing."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
-    sys.__excepthook__(kind, error, trace)
-
-
+exit_on_ctrl_c()
 open_closed_streams()
 require_packages()
-sys.excepthook = end_at_ctrl_c

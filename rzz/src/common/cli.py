@@ -17,6 +17,7 @@ from common.config import DEFAULT_CONFIG, UserError
 from common.devices import is_out_of_memory
 from common.logs import log, redirect_to_devnull
 from common.processes import exit_process, is_peer_failure
+from common.signals import catch_stop_signals
 
 
 def stage_parser(description):
@@ -44,13 +45,18 @@ def command(config, words):
 def run_script(main):
     """Run a command's main() and end the process with its exit code.
 
-    0 on success, 2 with one line for a UserError, full memory, or a drive that fails, 130 on Ctrl-C. Any other exception is a
-    bug, exit code 1. logs/rzz.log gets the traceback of all but Ctrl-C, standard error that of a bug alone.
+    0 on success, 2 with one line for a UserError, full memory, or a drive that fails, 130 on Ctrl-C, 143 on SIGTERM. Any
+    other exception is a bug, exit code 1. logs/rzz.log gets the traceback of all but Ctrl-C, standard error that of a bug alone.
     """
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's has not
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no … shows a ? instead
+    code = None
     try:
-        code = main() or 0
+        with catch_stop_signals(interrupt=True) as stop:
+            code = main() or 0
+        if code is None:
+            code = 128 + stop[0]
+            print("Interrupted.", file=sys.stderr)
     except UserError as error:
         code = fail_with(error, str(error))
     except BrokenPipeError:  # the reader closed the pipe

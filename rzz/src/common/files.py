@@ -101,20 +101,26 @@ def quarantine(path):
 def exclusive_lock(path, owner, wait=False):
     """Hold `path` as a lock within the block; the system releases it when the process ends, however it ends.
 
-    Yields None, or what the holder wrote as its `owner` if another process has it; with `wait` it waits for the other to
-    end instead. If the file system knows no locks (some network drives) nothing is held.
+    owner: what the holder does, for those who find the lock. Yields None, or who the holder is if another process has it;
+    with `wait` it names the holder and waits for it instead. If the file system knows no locks (some network drives) nothing
+    is held.
     """
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            yield file.read().strip() or "another process"
-            return
+            holder = file.read().strip() or "another process"
+            if not wait:
+                yield holder
+                return
+            log.info("Waiting for %s, which holds %s …", holder, path)
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             pass
         file.truncate(0)
-        file.write(owner)
+        file.write(f"process {os.getpid()} on {platform.node()}, {owner}")
         file.flush()
         yield None
 

@@ -1,20 +1,19 @@
-"""Several processes: those of torchrun that train one model, and stopping all of them safely.
+"""Several processes: those of torchrun that train one model, and ending with all that were started.
 
     torchrun --standalone --nproc_per_node=4 rzz/src/train.py --resume
-
-    with catch_stop_signals() as stop:               # a list, in which a signal leaves its number
 
 Each rank computes its own rows of every batch and the gradients are averaged (DistributedDataParallel), so that n devices make
 the update of one. All of it is also right in a single process, at no cost.
 """
 
+import atexit
 import datetime
-import logging
+import multiprocessing
 import os
-import signal
 import sys
+import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import distributed
@@ -23,12 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from common.config import UserError
 from common.devices import distributed_backend
 
-log = logging.getLogger("rzz")
 TIMEOUT = datetime.timedelta(days=1)  # to wait for rank 0, which may be fetching zeros; when one process ends, torchrun ends all
 AGREE_EVERY = 8  # steps; asking the other ranks costs a message to them
-
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+EXIT_SECONDS = 0.5  # that what is registered for Python's exit may take after a request to stop
 
 
 def is_distributed():
@@ -97,10 +93,23 @@ def any_rank(wanted, step):
 
 
 def exit_process(code):
-    """End this process with the exit code `code`: at once if other ranks still count on it, which end with it."""
+    """End this process and those it has started with the exit code `code`: at once if other ranks still count on it.
+
+    They end with it. After a request to stop neither threads nor the freeing of memory are waited for, which takes Python
+    a second or more: what was to be saved is on the disk.
+    """
+    for child in multiprocessing.active_children():
+        child.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     if distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        os._exit(code)
+    if code > 128:
+        timer = threading.Timer(EXIT_SECONDS, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
+        atexit._run_exitfuncs()  # of multiprocessing, which removes its semaphores
         os._exit(code)
     sys.exit(code)
 
@@ -110,47 +119,11 @@ def is_peer_failure(error):
     return world_size() > 1 and (isinstance(error, distributed.DistError) or "gloo/transport" in str(error))
 
 
-@contextmanager
-def signals_blocked():
-    """Start a process of multiprocessing within the block: no signal reaches it before it calls unblock_signals.
+def exit_with_parent():
+    """In a process of multiprocessing: end it as soon as its parent has ended, however that was."""
 
-    The terminal sends Ctrl-C to all. A process that dies of it before it has read its arguments leaves its parent waiting forever.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
 
-
-def unblock_signals():
-    """In a process that was started within signals_blocked: leave Ctrl-C and a closed terminal to the parent."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-
-
-@contextmanager
-def catch_stop_signals():
-    """Within the block Ctrl-C, SIGTERM and a closed terminal (SIGHUP) only leave their number in the list that is yielded.
-
-    The loop looks at it once a step and ends safely. A second Ctrl-C interrupts at once; not so under torchrun, which passes
-    on to its processes what the terminal has told them already.
-    """
-    received = []
-
-    def note(number, frame):
-        if received and world_size() > 1:
-            return
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        log.info("Stopping after this step … (Ctrl-C once more stops at once and saves nothing)")
-
-    ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else []  # nohup: outlives its terminal
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS if number not in ignored}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    threading.Thread(target=watch, daemon=True).start()

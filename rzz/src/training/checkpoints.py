@@ -84,7 +84,7 @@ def restore(checkpoint, model, optimizer, path):
         model.load_state_dict(checkpoint["model"])
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": checkpoint["optimizer"], "param_groups": groups})
-        return Progress(**checkpoint["progress"])
+        return Progress(**{"validated_step": checkpoint["progress"]["step"], **checkpoint["progress"]})  # not in older files
 
 
 def trained_model(checkpoint, path):

@@ -11,6 +11,7 @@ import torch
 
 from common.devices import end_step, fused_adamw, seed_device
 from common.processes import all_reduce_sum, world_size
+from common.signals import interruptible
 from model.network import cross_entropy, logits_of
 
 ADAMW = {"betas": (0.9, 0.95), "eps": 1e-8}  # of training, of tuning's stacks and of the plain GPT that benchmark.py compares with
@@ -54,11 +55,12 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
     optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=device)
     size = math.ceil(len(batch.tokens) / micro_batches)
-    for row in range(0, len(batch.tokens), size):
-        micro_batch = batch.rows(slice(row, row + size))
-        part = cross_entropy(logits_of(model, micro_batch, dtype), micro_batch.targets, reduction="sum") / batch.num_targets
-        (part * world_size()).backward()  # DistributedDataParallel takes the mean over the ranks
-        loss += part.detach()
+    with interruptible(world_size() == 1):  # torch.compile may take minutes here, and nothing but gradients has changed yet
+        for row in range(0, len(batch.tokens), size):
+            micro_batch = batch.rows(slice(row, row + size))
+            part = cross_entropy(logits_of(model, micro_batch, dtype), micro_batch.targets, reduction="sum") / batch.num_targets
+            (part * world_size()).backward()  # DistributedDataParallel takes the mean over the ranks
+            loss += part.detach()
     all_reduce_sum(loss)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]  # model.parameters() takes longer
     norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip)

@@ -31,6 +31,12 @@ class Progress:
     losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the last line of the log
     bad_steps: int = 0  # updates in a row that were skipped, up to the last line of the log
     validation: dict | None = None  # what was measured last: loss, best_loss of the round, mse_training, mse_validation, …
+    validated_step: int = 0  # at which that was; a stop request may have interrupted the one that is due
+
+    @property
+    def is_validated(self):
+        """Whether the validation has measured the model as it is now."""
+        return self.validated_step == self.step
 
 
 def remaining(progress, config):
@@ -63,7 +69,7 @@ class Stopwatch:
         self.progress.seconds, self.last = self.progress.seconds + now - self.last, now
 
     def zeros_per_second(self, batch_size):
-        """Since the last call."""
-        step, seconds = self.line
+        """Since the last call; over the whole run if no step has been made since."""
+        step, seconds = self.line if self.line[0] < self.progress.step else (0, 0.0)
         self.line = (self.progress.step, self.progress.seconds)
         return (self.progress.step - step) * batch_size / max(1e-9, self.progress.seconds - seconds)

@@ -9,7 +9,6 @@
 
 import datetime
 import os
-import platform
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from common.devices import compiled, free_memory, is_out_of_memory, precision
 from common.files import exclusive_lock, free_name, read_json_lines, write_json_lines
 from common.logs import log
 from common.processes import barrier, rank, world_size, wrap_ddp
+from common.signals import interruptible
 from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
 from model.batches import iterate_batches
 from model.network import build_model
@@ -89,14 +89,15 @@ class TrainingRun:
     def rounds(self):
         """Go through the rounds from the current position, with `training` and `validation` set for each; yield its number."""
         config, progress = self.config, self.progress
-        while progress.epoch < config.training.epochs or progress.round < config.data.K:
-            if progress.epoch >= config.training.epochs:
+        while progress.epoch < config.training.epochs or progress.round < config.data.K or not progress.is_validated:
+            if progress.epoch >= config.training.epochs and progress.is_validated:
                 progress.round, progress.epoch, progress.row = progress.round + 1, 0, 0
-            self.training = training_zeros(config, progress.round)
-            if self.rank == 0:
-                self.validation = validation_zeros(config, progress.round)
-                if progress.round < config.data.K:
-                    fetch_ahead(config, *interval(config, progress.round + 2))
+            with interruptible():
+                self.training = training_zeros(config, progress.round)
+                if self.rank == 0:
+                    self.validation = validation_zeros(config, progress.round)
+            if self.rank == 0 and progress.round < config.data.K:
+                fetch_ahead(config, *interval(config, progress.round + 2))
             yield progress.round
 
     def batches(self):
@@ -164,7 +165,7 @@ def run_lock(config):
     if rank() > 0:
         yield
         return
-    owner = f"process {os.getpid()} on {platform.node()}, begun {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+    owner = f"which trains since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
     with exclusive_lock(config.checkpoint_folder / ".lock", owner) as holder:
         if holder:
             raise UserError(f"{config.folder} is being trained by {holder}; wait for it, or use another --config.")

@@ -13,6 +13,7 @@ from common.config import UserError
 from common.devices import derive_seed, describe_device, precision
 from common.files import append_json_lines
 from common.logs import log, training_log
+from common.signals import interruptible
 from common.text import format_duration
 from data_utils import interval
 from model.metrics import baselines, scores
@@ -42,13 +43,15 @@ def log_start_of_round(run):
     progress, validation = run.progress, run.validation
     if run.rank == 0 and progress.step == 0:  # shows at once that model, data and generation fit together
         few = validation.subset(slice(0, 256))
-        loss = cross_entropy_of(run.model, few).nats_per_token
-        sampled_predictions(run.model, few.subset(slice(0, 2)), runs=1, top_p=0.9, seed=0)
+        with interruptible():
+            loss = cross_entropy_of(run.model, few).nats_per_token
+            sampled_predictions(run.model, few.subset(slice(0, 2)), runs=1, top_p=0.9, seed=0)
         training_log.info("loss before training %.4f nats per token; ln 16 = %.4f is guessing blindly", loss, math.log(16))
     if run.rank == 0 and progress.epoch == progress.row == 0:
         sample = mse_sample(run)
-        predictions = baselines(sample, run.training, run.config.model.max_prime)
-        measured = {name: scores(values, sample)["mse"] for name, values in predictions.items()}
+        with interruptible():
+            predictions = baselines(sample, run.training, run.config.model.max_prime)
+            measured = {name: scores(values, sample)["mse"] for name, values in predictions.items()}
         write_line(run, kind="round", parameters=parameter_count(run.model), mse_baselines=measured)
 
 
@@ -83,19 +86,22 @@ def log_training(run):
 
 def log_validation(run):
     """Measure the validation loss and, for the last zeros trained on and for some of the sample, the sampled MSE."""
-    if run.rank > 0:
-        return
     progress, settings = run.progress, run.config.training
-    found = cross_entropy_of(run.model, run.validation)
-    before = progress.validation if progress.validation and progress.validation["round"] == progress.round else None
-    best = min(found.nats_per_token, before["best_loss"]) if before else found.nats_per_token
+    if run.rank > 0:
+        progress.validated_step = progress.step
+        return
     row = progress.row or len(run.training)
     recent = run.training.subset(slice(max(0, row - settings.mse_zeros), row))
     measured = {}
-    for name, zeros in (("training", recent), ("validation", mse_sample(run))):
-        seed = derive_seed(settings.seed, progress.step)
-        sampled = scores(sampled_predictions(run.model, zeros, 1, run.config.evaluation.top_p, seed), zeros)
-        measured |= {f"mse_{name}": sampled["mse"], f"readable_{name}": sampled["readable"]}
+    with interruptible():
+        found = cross_entropy_of(run.model, run.validation)
+        for name, zeros in (("training", recent), ("validation", mse_sample(run))):
+            seed = derive_seed(settings.seed, progress.step)
+            sampled = scores(sampled_predictions(run.model, zeros, 1, run.config.evaluation.top_p, seed), zeros)
+            measured |= {f"mse_{name}": sampled["mse"], f"readable_{name}": sampled["readable"]}
+    progress.validated_step = progress.step
+    before = progress.validation if progress.validation and progress.validation["round"] == progress.round else None
+    best = min(found.nats_per_token, before["best_loss"]) if before else found.nats_per_token
     progress.validation = {"round": progress.round, "loss": found.nats_per_token, "best_loss": best,
                            "nats_per_zero": found.nats_per_zero, **measured}  # fmt: skip
     write_line(run, kind="validation", **progress.validation, accuracy_by_position=found.accuracy_by_position)
@@ -109,7 +115,8 @@ def log_end(run, finished):
     """Log how the training ended and what to type next."""
     progress, config = run.progress, run.config
     if not finished:
-        log.info("Stopped at %s and saved. Go on with the same command and --resume.", run.position_text())
+        where = f"at {run.position_text()} and saved" if progress.step else "before the first step; fetched zeros are kept"
+        log.info("Stopped %s. Go on with the same command and --resume.", where)
         return
     dollars = config.runtime.dollars_per_hour * progress.seconds / 3600
     log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: %s", f"{progress.zeros:,}",

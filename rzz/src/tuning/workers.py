@@ -1,6 +1,6 @@
 """The search as work: stacks of trials trained by several processes at a time, each resumed from the states of its trials.
 
-    with worker_pool(config, device, training, validation) as submit:
+    with worker_pool(config, device) as submit:
         results = submit(job).result()          # for each trial {"nats_per_zero": [...], "mse": ..., "stable": True, ...}
 
 On a CPU a process has one thread, since a model this small gains little from a second one: as many processes as fast
@@ -12,8 +12,6 @@ import hashlib
 import json
 import math
 import multiprocessing
-import os
-import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +24,9 @@ from common.config import UserError
 from common.devices import device_count, device_of_worker, fast_cores, is_out_of_memory, tune_glibc_malloc
 from common.files import quarantine
 from common.logs import log
-from common.processes import signals_blocked, unblock_signals
+from common.processes import exit_with_parent
+from common.signals import save_requested, signals_blocked, unblock_signals
+from data_utils import tuning_splits
 from model.batches import iterate_batches
 from model.metrics import scores
 from model.network import VALIDATION_BATCH
@@ -117,17 +117,16 @@ def tuning_device(chosen):
 
 
 @contextmanager
-def worker_pool(config, device, training, validation):
+def worker_pool(config, device):
     """Start the workers; yield submit(job), which returns a Future of train_job's result.
 
-    When the block ends they stop at their next step, whatever they are doing. A worker that dies raises
+    When the block ends they are killed, whatever they are doing: what is finished is on the disk. A worker that dies raises
     BrokenProcessPool from its Future, an error in it raises that error with its traceback.
     """
     context = multiprocessing.get_context("spawn")  # fork is not safe with the threads that torch has
     with signals_blocked():  # multiprocessing begins a process of its own for what is shared
-        stop = context.Event()
         started = context.Value("i", 0)
-    arguments = (config, device, training, validation, stop, started)
+    arguments = (config, device, started)  # few bytes: more than a pipe holds would keep this process until a worker reads them
     pool = ProcessPoolExecutor(worker_count(config, device), context, init_worker, arguments)
 
     def submit(job):
@@ -137,8 +136,13 @@ def worker_pool(config, device, training, validation):
     try:
         yield submit
     finally:
-        stop.set()
+        kill_workers()
         pool.shutdown(cancel_futures=True)
+
+
+def kill_workers():
+    for started in multiprocessing.active_children():
+        started.kill()
 
 
 def as_completed(submit, jobs, stop):
@@ -151,9 +155,10 @@ def as_completed(submit, jobs, stop):
                 yield waiting.pop(future), future.result()
             if stop:
                 return
+            if save_requested():
+                log.info("Finished rungs and the states of their trials are saved already, as SIGUSR1 asks; the search goes on.")
     except RuntimeError as error:
-        for started in multiprocessing.active_children():  # a pool that breaks forgets the one it was starting, and waits for it
-            started.kill()
+        kill_workers()  # a pool that breaks forgets the one it was starting, and waits for it
         broken = isinstance(error, BrokenProcessPool)
         if broken and stop:  # SIGTERM ends the workers too if it is sent to all processes
             return
@@ -163,29 +168,24 @@ def as_completed(submit, jobs, stop):
                         "is kept.") from error
 
 
-worker = None  # in the processes of the pool: (config, device, training, validation, stop)
+worker = None  # in the processes of the pool: (config, device, training, validation)
 
 
-def init_worker(config, device, training, validation, stop, started):
+def init_worker(config, device, started):
     """Prepare this process: it has one thread, ignores Ctrl-C, which the parent handles, and exits with its parent."""
     unblock_signals()
     global worker
     with started.get_lock():
         number, started.value = started.value, started.value + 1
-    worker = (config, device_of_worker(device, number), training, validation, stop)
+    worker = (config, device_of_worker(device, number), *tuning_splits(config))
     torch.set_num_threads(1)
     tune_glibc_malloc()
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-
-
-def exit_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    exit_with_parent()
 
 
 def train_job(job):
-    """Train the trials of a Job, write their states, and return the result of each; if the parent asks to stop, None instead."""
-    config, device, training, validation, stop = worker
+    """Train the trials of a Job, write their states, and return the result of each."""
+    config, device, training, validation = worker
     began = time.monotonic()
     size = job.trials[0].settings.training.batch_size
     stack = StackedModels([trial.settings for trial in job.trials], math.ceil(len(training) / size), device)
@@ -204,8 +204,6 @@ def train_job(job):
     validation_batches = list(iterate_batches(stack.model, validation, min(VALIDATION_BATCH, len(validation))))
     for _ in range(first_epoch, job.last_epoch):
         for batch in training_batches:
-            if stop.is_set():
-                return None
             stack.step(batch)
         for curve, nats in zip(curves, stack.nats_per_zero(validation_batches, len(validation)), strict=True):
             curve.append(nats)
