@@ -27,11 +27,12 @@ from common.logs import progress_bar
 from common.processes import exit_with_parent
 from common.signals import signals_blocked, unblock_signals
 from model.tokenizer import PAD, decode, encode, encode_rows, targets_of_rows, trajectories, vocabulary, zero_text  # noqa: F401
-from zero_values import checked, checked_zeros, is_own_zeros_db, values_from, zeros_source
+from zero_values import checked, checked_zeros, is_from, is_own_zeros_db, values_from, zeros_origin, zeros_source
 
 log = logging.getLogger("rzz")
 FETCH_CHUNK = 16_384  # zeros; an interrupted fetch loses at most so many
 FETCH_AHEAD = 100_000  # zeros; computing fewer takes less time than starting a process
+SAMPLE = 20  # zeros in three places of a file without an origin that are compared
 DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
 
 
@@ -92,7 +93,7 @@ def validation_zeros(config, t):
     path = config.data_folder / f"validation_round_{t}_seed_{config.training.seed}.npy"
     if path.exists():
         try:
-            positions = load_values(path, size) - zeros.indexes[0]
+            positions = load_values(path, size)[0] - zeros.indexes[0]
             if (np.diff(positions) > 0).all() and num_test <= positions[0] and positions[-1] < len(zeros):
                 return zeros.subset(positions)
         except ValueError:
@@ -119,22 +120,23 @@ def tuning_splits(config):
 def stored_zeros(config, first, count):
     """Return the zeros first … first + count - 1 from their file in data/, which is built if it is missing.
 
-    A file that is short, damaged, altered, or far from the smooth count is named in the log, moved aside, and built again.
+    A file that is short, damaged, altered, far from the smooth count, or of another origin is named in the log, moved aside, and
+    built again.
     """
     require_writable(config.data_folder)
     path = interval_file(config, first, count)
     try:
-        values = read_values(path, first, count)
+        values = read_values(config, first, count)
     except (FileNotFoundError, ValueError):
         with exclusive_lock(config.data_folder / ".lock", f"which fetches zeros {first} … {first + count - 1}", wait=True):
             try:
-                values = read_values(path, first, count)  # another process may have built it meanwhile
+                values = read_values(config, first, count)  # another process may have built it meanwhile
             except (FileNotFoundError, ValueError) as error:
                 if path.exists():
                     log.warning("%s; moved to %s and built again", error, quarantine(path).name)
-                partial = path.with_suffix(".partial")
+                partial, origin = path.with_suffix(".partial"), zeros_origin(config)
                 values = fetch_values(config, first, count, partial)
-                write_values(path, values)
+                write_values(path, values, origin)
                 remove(partial)
     return RiemannZerosDataset(np.arange(first, first + count), values)
 
@@ -145,8 +147,17 @@ def interval_file(config, first, count):
 
 
 def missing_zeros(config, intervals):
-    """Return the number of zeros in those of `intervals`, pairs (first, count), that have no file in data/ yet."""
-    return sum(count for first, count in intervals if not interval_file(config, first, count).exists())
+    """Return the number of zeros in those of `intervals`, pairs (first, count), that have no file in data/, or one to replace."""
+    return sum(count for first, count in intervals if not is_stored(config, first, count))
+
+
+def is_stored(config, first, count):
+    """Return whether data/ has these zeros, undamaged and of the origin in the settings, if it says its origin."""
+    try:
+        origin = load_values(interval_file(config, first, count), count)[1]
+    except (FileNotFoundError, ValueError):
+        return False
+    return not origin or is_from(origin, zeros_origin(config))
 
 
 def fetch_ahead(config, first, count):
@@ -154,7 +165,7 @@ def fetch_ahead(config, first, count):
 
     A thread would hold the GIL, zero by zero. An error there is raised again, and shown, when the training needs the interval.
     """
-    if count >= FETCH_AHEAD and not interval_file(config, first, count).exists():
+    if count >= FETCH_AHEAD and not is_stored(config, first, count):
         with signals_blocked():
             multiprocessing.get_context("spawn").Process(target=fetch_silently, args=(config, first, count), daemon=True).start()
 
@@ -169,10 +180,11 @@ def fetch_silently(config, first, count):
 def fetch_values(config, first, count, partial):
     """Return the checked values of the zeros first … first + count - 1 from zeros_db, with a progress bar.
 
-    They are appended to the file `partial` in chunks with checksums. An error or a request to stop ends the last chunk early
-    and loses nothing; a power cut loses at most one chunk.
+    They are appended to the file `partial` in chunks with checksums, to which the zeros' origin adds. An error or a request to
+    stop ends the last chunk early and loses nothing; a power cut loses at most one chunk.
     """
-    found, chunk = read_chunks(partial)
+    origin = zeros_origin(config).encode()
+    found, chunk = read_chunks(partial, origin)
     if filled := len(found) + len(chunk):
         log.info("resuming %s after %s zeros", partial.name, f"{filled:,}")
     with zeros_source(config, first, count), progress_bar(count, f"zeros from {first:,}", "zero", initial=filled) as bar:
@@ -184,7 +196,7 @@ def fetch_values(config, first, count, partial):
                 chunk.extend(itertools.islice(values, wanted - before))
             finally:
                 if chunk:
-                    write_with_digest(partial, chunk.tobytes(), append=True)
+                    write_with_digest(partial, chunk.tobytes(), origin, append=True)
             found.extend(chunk)
             bar.update(len(chunk) - before)
             wanted, chunk = wanted and len(chunk) == wanted, array("q")
@@ -195,59 +207,78 @@ def fetch_values(config, first, count, partial):
         raise
 
 
-def read_chunks(partial):
-    """Return (found, chunk) of an interrupted fetch: the values of all full chunks, and those of a last one that ended early.
+def read_chunks(partial, origin):
+    """Return (found, chunk) of an interrupted fetch of this origin: the values of full chunks, and of a last one that ended early.
 
     Both are arrays of int64. The file is cut off after the full chunks: the last one is written again when it is full.
     """
     found, chunk = array("q"), array("q")
     content, size = partial.read_bytes() if partial.exists() else b"", FETCH_CHUNK * 8 + DIGEST_SIZE
     for start in range(0, len(content), size):
-        values = without_digest(content[start : start + size])
+        values = without_digest(content[start : start + size], origin)
         if values is None:
             break
         (found if len(values) == FETCH_CHUNK * 8 else chunk).frombytes(values)
     if content:
         os.truncate(partial, len(found) // FETCH_CHUNK * size)
+        if not found and not chunk:
+            log.warning("%s is damaged or holds zeros of another origin; begun again", partial.name)
     return found, chunk
 
 
-def write_values(path, values):
-    """Write an int64 array to `path` in numpy's format, followed by its SHA-256, which np.load ignores."""
+def write_values(path, values, origin=""):
+    """Write an int64 array to `path` in numpy's format, followed by its origin and a SHA-256, which np.load ignores."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
+    buffer.write(origin.encode())
     write_with_digest(path, buffer.getvalue())
 
 
-def read_values(path, first, count):
-    """Return the values (count,) of an interval file. Raises ValueError, naming the file, if they cannot be these zeros."""
-    return checked(load_values(path, count), first, str(path))
+def read_values(config, first, count):
+    """Return the values (count,) of an interval file. Raises ValueError, naming the file, if they cannot be these zeros.
 
-
-def load_values(path, count):
-    """Return the int64 array (count,) that write_values wrote. Raises ValueError, naming the file, if it is not that."""
-    content = without_digest(path.read_bytes())
-    if content is None:
-        raise ValueError(f"{path} is damaged: its checksum does not match")
-    values = np.load(io.BytesIO(content), allow_pickle=False)
-    if values.dtype != np.int64 or values.shape != (count,):
-        raise ValueError(f"{path} holds {values.dtype} {values.shape} instead of {count} int64 values")
+    It is one too if they were fetched from elsewhere than the settings say now. Files of older versions do not say where they are
+    from: such a file is taken, and marked, if some zeros from its beginning, middle and end are the same there.
+    """
+    path, wanted = interval_file(config, first, count), zeros_origin(config)
+    values, origin = load_values(path, count)
+    checked(values, first, str(path))
+    if origin and not is_from(origin, wanted):
+        raise ValueError(f"{path} holds zeros from {origin}, not from {wanted}")
+    if not origin and not wanted.endswith("tables "):
+        for start in {0, count // 2, max(count - SAMPLE, 0)}:
+            sample = values[start : start + SAMPLE]
+            if (zeros_in_memory(config, first + start, len(sample)).values != sample).any():
+                raise ValueError(f"{path} holds other zeros than those from {wanted}")
+        write_values(path, values, wanted)
     return values
 
 
-def write_with_digest(path, content, append=False):
-    """Write `content` and its SHA-256 to `path`, atomically or at its end. Raises UserError if the disk does not take it."""
+def load_values(path, count):
+    """Return (int64 array (count,), origin) that write_values wrote. Raises ValueError, naming the file, if it is not that."""
+    content = without_digest(path.read_bytes())
+    if content is None:
+        raise ValueError(f"{path} is damaged: its checksum does not match")
+    buffer = io.BytesIO(content)
+    values = np.load(buffer, allow_pickle=False)
+    if values.dtype != np.int64 or values.shape != (count,):
+        raise ValueError(f"{path} holds {values.dtype} {values.shape} instead of {count} int64 values")
+    return values, buffer.read().decode()
+
+
+def write_with_digest(path, content, salt=b"", append=False):
+    """Write `content` and the SHA-256 of it and `salt`, atomically or at the end of `path`. UserError if the disk is full."""
     try:
         with open(path, "ab") if append else atomic_write(path) as file:
-            file.write(content + hashlib.sha256(content).digest())
+            file.write(content + hashlib.sha256(content + salt).digest())
     except OSError as error:
         raise UserError(f"Cannot write {path} ({error.strerror}); free some space and run the same command again.") from error
 
 
-def without_digest(content):
+def without_digest(content, salt=b""):
     """Return the content that write_with_digest was given, or None if its digest does not match."""
     content, digest = content[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
-    return content if content and hashlib.sha256(content).digest() == digest else None
+    return content if content and hashlib.sha256(content + salt).digest() == digest else None
 
 
 def zeros_in_memory(config, first, count):

@@ -21,6 +21,7 @@ import numpy as np
 
 from common.config import UserError
 from model.tokenizer import SCALE
+from zeta import zeros as zeta_zeros
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 OWN_ZEROS_DB = "3a5d6fc7ca0814d2eac12dbbdb60eb7848ae490f93be834418f1bc009dbbc536"  # SHA-256 of our zeros_db.py
@@ -52,6 +53,33 @@ def is_own_zeros_db():
     return "zeros_db" in sys.modules and content_digest(sys.modules["zeros_db"]) == OWN_ZEROS_DB
 
 
+def zeros_origin(config):
+    """Return where zeros come from with these settings, as text that differs if the zeros may differ.
+
+    It names our method with its version or a user's zeros_db.py with the digest of its content, and Platt's tables, if the settings
+    name their folder, with a digest of the names, sizes and times of their files; without one if the folder is not there.
+    """
+    zeros_db = load_zeros_db()
+    own = is_own_zeros_db()
+    origin = f"method {zeta_zeros.VERSION}" if own else f"zeros_db.py {content_digest(zeros_db)[:16]}"
+    if not config.data.platt_tables:
+        return origin
+    folder = platt_folder(config)
+    files = sorted(path for pattern in ("index.db", "*.dat", "data/*.dat") for path in folder.glob(pattern))
+    states = [(path.name, (state := path.stat()).st_size, state.st_mtime_ns) for path in files]
+    digest = hashlib.sha256(repr(states).encode()).hexdigest()[:16] if states else ""
+    return f"{'' if own else origin + ', '}Platt's tables {digest}"
+
+
+def is_from(origin, wanted):
+    """Return whether zeros of this origin are those `wanted`, both from zeros_origin; tables that are not there cannot differ."""
+    return origin == wanted or wanted.endswith("tables ") and origin.startswith(wanted)
+
+
+def platt_folder(config):
+    return config.folder / os.path.expanduser(config.data.platt_tables)
+
+
 def described(error):
     """Return what an exception in zeros_db says, in a line; if the file is the user's own, with the place in it."""
     text, place = error, ""
@@ -75,7 +103,7 @@ def zeros_source(config, first, count):
     if config.data.platt_tables:
         if not hasattr(zeros_db, "use_platt_tables"):
             raise UserError('This zeros_db.py does not read Platt\'s tables; set data.platt_tables to "".')
-        zeros_db.use_platt_tables(str(config.folder / os.path.expanduser(config.data.platt_tables)))
+        zeros_db.use_platt_tables(str(platt_folder(config)))
     with mpmath.workprec(mpmath.mp.prec):
         try:
             yield

@@ -48,6 +48,24 @@ def fresh_logging():
         logger.propagate = True
 
 
+@pytest.fixture
+def users_file(monkeypatch, tmp_path):
+    """A function that makes a file with some text zeros_db.py; `own` in it is the function of ours. It returns the file's path."""
+
+    def use(text):
+        monkeypatch.delitem(sys.modules, "zeros_db", raising=False)
+        path = tmp_path / "zeros_db.py"
+        path.write_text("from own_zeros_db import zeros_starting_at_N as own\n" + text)
+        return path
+
+    import zeros_db
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setitem(sys.modules, "own_zeros_db", zeros_db)
+    monkeypatch.syspath_prepend(tmp_path)
+    return use
+
+
 def batch_of(model, dataset, size):
     """The first Batch of `size` zeros."""
     from model.batches import iterate_batches

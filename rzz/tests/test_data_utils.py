@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sqlite3
+import sys
 import time
 from contextlib import contextmanager
 
@@ -14,9 +15,19 @@ from conftest import SMALL_RUN, write_config
 import data_utils
 import zeros_db
 from common.config import CONTEXT, UserError, load_config
-from data_utils import RiemannZerosDataset, fetch_ahead, interval, require_zeros, stored_zeros, training_zeros
+from data_utils import (
+    RiemannZerosDataset,
+    fetch_ahead,
+    interval,
+    missing_zeros,
+    require_zeros,
+    stored_zeros,
+    training_zeros,
+    validation_zeros,
+)
 from model.tokenizer import PAD, decode, trajectories, vocabulary
 from zero_values import truncated_value
+from zeta import zeros as zeta_zeros
 
 NAME = "zeros_300_300.npy"
 
@@ -156,6 +167,64 @@ def test_an_altered_partial_file_is_rejected(config, monkeypatch):
     content[700] ^= 1
     partial.write_bytes(content)
     assert training_zeros(config, 1).values.tolist() == true_values(300, 300)
+
+
+OFF = "def zeros_starting_at_N(N, number_of_zeros):\n    return ((index, zero + 0.01) for index, zero in own(N, number_of_zeros))\n"
+READERS = [lambda config: training_zeros(config, 1), data_utils.test_zeros, lambda config: data_utils.tuning_splits(config)[0],
+           lambda config: validation_zeros(config, 1)]  # fmt: skip
+
+
+@pytest.mark.parametrize("zeros_of", READERS)
+def test_zeros_of_a_zeros_db_that_was_replaced_are_fetched_again(config, users_file, monkeypatch, caplog, zeros_of):
+    users_file(OFF)
+    wrong = zeros_of(config)
+    assert (zeros_of(config).values == wrong.values).all() and not caplog.messages  # no change, no word
+    monkeypatch.setitem(sys.modules, "zeros_db", zeros_db)
+    assert missing_zeros(config, [(300, 300)]) == 300
+    right = zeros_of(config)
+    assert right.values.tolist() == [true_values(int(index), 1)[0] for index in right.indexes]
+    assert (right.values != wrong.values).all()
+    assert len(caplog.messages) == 1 and "holds zeros from zeros_db.py " in caplog.text and ".bad-1" in caplog.text
+    assert (zeros_of(config).values == right.values).all() and len(caplog.messages) == 1
+
+
+def test_zeros_of_an_older_method_are_fetched_again(config, monkeypatch, caplog):
+    values = training_zeros(config, 1).values
+    monkeypatch.setattr(zeta_zeros, "VERSION", zeta_zeros.VERSION + 1)
+    assert (training_zeros(config, 1).values == values).all()
+    assert "holds zeros from method 1, not from method 2" in caplog.text
+
+
+def test_an_interrupted_fetch_of_another_zeros_db_begins_again(config, users_file, monkeypatch, caplog):
+    partial = interrupted_fetch(config, monkeypatch, 150)
+    users_file(OFF)
+    assert (training_zeros(config, 1).values == np.array(true_values(300, 300)) + 100).all()
+    assert f"{partial.name} is damaged or holds zeros of another origin" in caplog.text
+
+
+def test_a_file_that_does_not_say_its_origin_is_taken_if_a_sample_of_it_is_the_same(config, users_file, monkeypatch, caplog):
+    values, path = training_zeros(config, 1).values, config.data_folder / NAME
+    marked = path.read_bytes()
+    data_utils.write_values(path, values)
+    with monkeypatch.context() as patch:
+        patch.setattr(data_utils, "fetch_values", lambda *arguments: pytest.fail("it is there"))
+        assert (training_zeros(config, 1).values == values).all() and not caplog.messages
+    assert path.read_bytes() == marked
+    data_utils.write_values(path, values)
+    users_file(OFF)
+    assert (training_zeros(config, 1).values == values + 100).all()
+    assert f"{NAME} holds other zeros than those from zeros_db.py" in caplog.text
+
+
+def test_zeros_of_tables_that_are_not_there_any_more_stay_in_use(config, monkeypatch, tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "index.db").touch()
+    config.data.platt_tables = "tables"
+    monkeypatch.setattr(zeros_db, "use_platt_tables", lambda folder: None)
+    training_zeros(config, 1)
+    (tmp_path / "tables" / "index.db").unlink()
+    monkeypatch.setattr(data_utils, "fetch_values", lambda *arguments: pytest.fail("it is there"))
+    training_zeros(config, 1)
 
 
 def use(monkeypatch, function):

@@ -1,7 +1,6 @@
 """A user's own zeros_db is not trusted: what is wrong with it is said in a line, and coarse values are refused."""
 
 import hashlib
-import sys
 import traceback
 from decimal import Decimal
 from pathlib import Path
@@ -15,28 +14,13 @@ import data_utils
 import zeros_db
 from common.config import UserError, load_config
 from data_utils import require_zeros, zeros_in_memory
-from zero_values import OWN_ZEROS_DB, truncated_value
+from zero_values import OWN_ZEROS_DB, is_from, truncated_value, zeros_origin
+from zeta import zeros as zeta_zeros
 
 
 @pytest.fixture
 def config(tmp_path):
     return load_config(write_config(tmp_path, SMALL_RUN))
-
-
-@pytest.fixture
-def users_file(monkeypatch, tmp_path):
-    """A function that makes a file with some text zeros_db.py; `own` in it is the function of ours. It returns the file's path."""
-
-    def use(text):
-        monkeypatch.delitem(sys.modules, "zeros_db", raising=False)
-        path = tmp_path / "zeros_db.py"
-        path.write_text("from own_zeros_db import zeros_starting_at_N as own\n" + text)
-        return path
-
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setitem(sys.modules, "own_zeros_db", zeros_db)
-    monkeypatch.syspath_prepend(tmp_path)
-    return use
 
 
 OWN = "def zeros_starting_at_N(N, number_of_zeros):\n    "
@@ -133,3 +117,20 @@ def test_digits_that_are_too_few_from_some_height_on_are_noticed(config, monkeyp
     assert len(zeros_in_memory(config, 1, 600)) == 600
     with pytest.raises(UserError, match="zeros 801 … are given as multiples of 0.001"):
         zeros_in_memory(config, 1, 1100)
+
+
+def test_an_origin_names_the_source_and_differs_if_a_table_does(config, users_file, tmp_path):
+    assert zeros_origin(config) == f"method {zeta_zeros.VERSION}"
+    config.data.platt_tables = str(tmp_path / "tables")
+    missing = zeros_origin(config)
+    (tmp_path / "tables" / "data").mkdir(parents=True)
+    origins = {missing}
+    for name, content in (("index.db", b"1"), ("data/zeros_14.dat", b"1"), ("data/zeros_14.dat", b"12"), ("zeros_50.dat", b"1")):
+        (tmp_path / "tables" / name).write_bytes(content)
+        origins.add(zeros_origin(config))
+    assert len(origins) == 5 and all(origin.startswith("Platt's tables ") for origin in origins)
+    assert all(is_from(origin, missing) for origin in origins) and not is_from(missing, zeros_origin(config))
+    users_file("zeros_starting_at_N = own")
+    config.data.platt_tables = ""
+    assert zeros_origin(config).startswith("zeros_db.py ")
+    assert not is_from("method 10", "method 1")

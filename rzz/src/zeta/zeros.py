@@ -26,6 +26,7 @@ import numpy as np
 from zeta.riemann_siegel import Z, error_bound, gram_point
 from zeta.z_grid import ZGrid
 
+VERSION = 1  # of the method; a change that may change a value raises it, and stored zeros are fetched again
 LAST_INDEX = 100_000_000  # at height 42,653,549; float64 is still accurate to 4e-9 there
 FRACTION_BITS = 36  # values are whole multiples of 2^-36 = 1.5e-11
 PIECE = 8192  # zeros computed at a time: many enough for numpy, few enough for a quick answer to a small request
