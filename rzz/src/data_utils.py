@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from common.config import UserError, require_writable, validation_size
 from common.devices import derive_seed
-from common.files import atomic_write, exclusive_lock, quarantine, remove
+from common.files import atomic_write, exclusive_lock, quarantine, read_bytes, remove
 from common.logs import progress_bar
 from common.processes import exit_with_parent
 from common.signals import signals_blocked, unblock_signals
@@ -213,7 +213,7 @@ def read_chunks(partial, origin):
     Both are arrays of int64. The file is cut off after the full chunks: the last one is written again when it is full.
     """
     found, chunk = array("q"), array("q")
-    content, size = partial.read_bytes() if partial.exists() else b"", FETCH_CHUNK * 8 + DIGEST_SIZE
+    content, size = read_bytes(partial) if partial.exists() else b"", FETCH_CHUNK * 8 + DIGEST_SIZE
     for start in range(0, len(content), size):
         values = without_digest(content[start : start + size], origin)
         if values is None:
@@ -256,7 +256,7 @@ def read_values(config, first, count):
 
 def load_values(path, count):
     """Return (int64 array (count,), origin) that write_values wrote. Raises ValueError, naming the file, if it is not that."""
-    content = without_digest(path.read_bytes())
+    content = without_digest(read_bytes(path))
     if content is None:
         raise ValueError(f"{path} is damaged: its checksum does not match")
     buffer = io.BytesIO(content)

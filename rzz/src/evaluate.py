@@ -43,7 +43,7 @@ def main(argv=None):
     model_config = ModelConfig(**checkpoint["config"]["model"])
     dataset = test_zeros(config)
 
-    untrained = build_model(model_config, checkpoint["config"]["training"]["seed"]).to(device)
+    untrained = build_model(model_config, checkpoint["config"]["training"].get("seed", config.training.seed)).to(device)
     options = config.evaluation
     log.info("Writing %s zeros × %d runs, nucleus p = %g", f"{len(dataset):,}", options.runs, options.top_p)
     predictions = sampled_predictions(model, dataset, options.runs, options.top_p, options.seed)

@@ -7,14 +7,17 @@ Every number comes from the run's logs: tuning.jsonl, training.jsonl, evaluation
 there yet is named at the top. Needs matplotlib, which the other scripts do not.
 """
 
-import json
-
 from common.cli import run_script, stage_parser
 from common.config import UserError, load_config
-from common.files import read_json_lines
+from common.files import NUMBER, read_json, read_json_lines
 from common.logs import start_logging
+from model.metrics import EVALUATION
 from reporting.pages import write_page
 from reporting.sections import evaluation_section, overview_section, training_section, tuning_section
+from training.run_log import LINES as TRAINING_LINES
+from tuning.halving import LINES as TUNING_LINES
+
+PREDICTIONS = {"index": int, "true": NUMBER, "predicted": list}
 
 
 def main(argv=None):
@@ -24,18 +27,14 @@ def main(argv=None):
     if not any((logs / name).exists() for name in ("tuning.jsonl", "training.jsonl", "evaluation.json")):
         raise UserError(f"There are no logs in {logs} to report on; begin with: python rzz/src/tune_hyper_parameters.py")
     start_logging(logs, args.quiet)
-    tuning = [line for line in read_json_lines(logs / "tuning.jsonl") if "kind" in line]  # lines of older versions have none
-    training = read_json_lines(logs / "training.jsonl")
+    tuning = read_json_lines(logs / "tuning.jsonl", TUNING_LINES)
+    training = read_json_lines(logs / "training.jsonl", TRAINING_LINES)
     begun = {line["round"] for line in training if line["kind"] == "round"}
     training = [line for line in training if line["round"] in begun]  # a full disk may cost a line, also that with the baselines
-    path = logs / "evaluation.json"
-    try:
-        evaluation = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); write it again: python rzz/src/evaluate.py") from error
+    evaluation = read_json(logs / "evaluation.json", EVALUATION)
     body = [*overview_section(config, tuning, training, evaluation)]
     if evaluation:
-        body += evaluation_section(evaluation, read_json_lines(logs / "predictions.jsonl"))
+        body += evaluation_section(evaluation, read_json_lines(logs / "predictions.jsonl", PREDICTIONS))
     if training:
         body += training_section(training)
     if any(line["kind"] == "rung" for line in tuning):

@@ -2,11 +2,14 @@
 
 import errno
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import batch_of
 
+from common import VERSION
 from common.config import Config, ModelConfig, TrainingConfig, UserError
 from data_utils import RiemannZerosDataset
 from model.network import build_model
@@ -96,7 +99,33 @@ def damage_middle(path):
     path.write_bytes(content[: len(content) // 2])
 
 
+def with_change(part, key, *value):
+    """Return what takes a key from a part of a checkpoint's file, or sets it to the value."""
+
+    def change(path):
+        checkpoint = torch.load(path, weights_only=True)
+        found = checkpoint[part] if part else checkpoint
+        del found[key]
+        if value:
+            (found[key],) = value
+        torch.save(checkpoint, path)
+
+    return change
+
+
 @pytest.mark.parametrize("damage", [
+    *(with_change(None, part) for part in ("model", "optimizer", "progress", "config", "meta")),
+    *(with_change(None, part, 1) for part in ("model", "optimizer", "progress", "config", "meta")),
+    with_change("meta", "format"),
+    with_change("meta", "format", "1"),
+    with_change("meta", "parameters"),
+    with_change("progress", "step"),
+    with_change("progress", "step", None),
+    with_change("progress", "validation", {}),
+    with_change("config", "data"),
+    with_change("config", "training", {}),
+    with_change("model", "head.weight", 0.5),
+    with_change("optimizer", 0, {"step": torch.ones(())}),
     flip_a_bit_of_a_weight,
     damage_middle,
     lambda path: path.write_bytes(b""),
@@ -224,3 +253,55 @@ def test_a_drive_that_drops_is_said_and_not_taken_for_damage(tmp_path, monkeypat
     with pytest.raises(UserError, match=reason) as caught:
         load_checkpoint(tmp_path / "last.pt")
     assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EACCES])
+def test_a_checkpoint_that_cannot_be_read_stops_the_run_and_stays_where_it_is(tmp_path, monkeypatch, code):
+    """The older file is whole, but training on from it would do again what is safe in the newer one."""
+    save_checkpoint(checkpoint_of(1), tmp_path / "round_1.pt")
+    save_checkpoint(checkpoint_of(2), tmp_path / "last.pt")
+    read = Path.read_bytes
+
+    def drop(path):
+        if path.name == "last.pt":
+            raise OSError(code, os.strerror(code), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", drop)
+    with pytest.raises(UserError, match=f"last.pt: {os.strerror(code)}"):
+        latest_checkpoint(tmp_path, move_aside=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "round_1.pt"]
+
+
+def test_a_training_moves_a_damaged_checkpoint_aside_and_others_leave_it(tmp_path, caplog):
+    save_checkpoint(checkpoint_of(1), tmp_path / "round_1.pt")
+    (tmp_path / "last.pt").write_text("x")
+    assert latest_checkpoint(tmp_path)[1].name == "round_1.pt" and (tmp_path / "last.pt").exists()
+    assert latest_checkpoint(tmp_path, move_aside=True)[1].name == "round_1.pt"
+    assert (tmp_path / "last.pt.bad-1").read_text() == "x" and not (tmp_path / "last.pt").exists()
+    assert "last.pt.bad-1" in caplog.text
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path, monkeypatch):
+    save_checkpoint(checkpoint_of(1), tmp_path / "round_1.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "vocabulary", ["1", "0", *checkpoints.vocabulary[2:]])
+        patch.setattr(checkpoints, "VERSION", "7.8.9")
+        save_checkpoint(checkpoint_of(2), tmp_path / "last.pt")
+    for load in (lambda: latest_checkpoint(tmp_path), lambda: load_checkpoint(tmp_path / "last.pt")):
+        with pytest.raises(UserError, match="last.pt was trained with the vocabulary '10234.* that wrote it, version 7.8.9"):
+            load()
+
+
+def test_a_checkpoint_says_what_wrote_it(monkeypatch, tmp_path):
+    meta = checkpoint_of(1)["meta"]
+    assert meta["version"] == VERSION and meta["vocabulary"] == "0123456789.:be p"
+    checkpoints.source_commit.cache_clear()
+    monkeypatch.setattr(checkpoints, "ROOT", tmp_path)  # no repository
+    assert checkpoint_of(1)["meta"]["commit"] is None
+    checkpoints.source_commit.cache_clear()
+    for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert checkpoint_of(1)["meta"]["commit"] == head[:12]
+    checkpoints.source_commit.cache_clear()

@@ -5,12 +5,24 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from common import files
 from common.config import require_writable
-from common.files import atomic_write, free_name, quarantine, remove, remove_abandoned
+from common.files import (
+    NUMBER,
+    NUMBER_OR_NONE,
+    atomic_write,
+    free_name,
+    has_shape,
+    quarantine,
+    read_json,
+    read_json_lines,
+    remove,
+    remove_abandoned,
+)
 
 
 def failing(code):
@@ -87,3 +99,36 @@ def test_names_that_are_taken_are_passed_over(tmp_path):
         written(tmp_path / "b", str(number))
         names.append(quarantine(tmp_path / "b").name)
     assert names == ["b.bad-1", "b.bad-2", "b.bad-3"] and (tmp_path / "b.bad-2").read_text() == "1"
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EACCES])
+def test_a_file_that_cannot_be_read_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch, code):
+    path = tmp_path / "a.json"
+    path.write_text("{}")
+
+    def drop(path):  # as read(2) does, in which case Python does not say of which file
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "read_bytes", drop)
+    for read in (read_json, read_json_lines):
+        with pytest.raises(OSError, match="a.json"):
+            read(path, {"x": int})
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("value, shape, fits", [
+    ({"a": 1, "b": 2}, {"a": int}, True),
+    ({"b": 2}, {"a": int}, False),
+    ({"a": "1"}, {"a": int}, False),
+    ({"b": 2}, {"a": NUMBER_OR_NONE}, False),
+    ({"a": None}, {"a": NUMBER_OR_NONE}, True),
+    ({"kind": "b"}, ({"kind": "a"}, {"kind": ("c", "b")}), True),
+    ({"kind": ["b"]}, {"kind": ("c", "b")}, False),
+    ({"a": {"x": 1, "y": 2.5}}, {"a": {...: NUMBER}}, True),
+    ({"a": {"x": 1, "y": None}}, {"a": {...: NUMBER}}, False),
+    ({"a": {}}, {"a": {...: NUMBER, "x": NUMBER}}, False),
+    ([1], {}, False),
+    (None, dict, False),
+])  # fmt: skip
+def test_what_was_read_has_the_shape_that_is_counted_on(value, shape, fits):
+    assert has_shape(value, shape) == fits

@@ -1,5 +1,6 @@
 """Successive halving: the best trials of each batch size go on, and the log says what is known of each."""
 
+import json
 import math
 import random
 
@@ -7,7 +8,7 @@ import pytest
 from searches import GRID, tune, with_grid
 
 from common.config import load_config
-from common.files import read_json_lines
+from common.files import append_json_lines, read_json_lines
 from tuning.grid import grid_of
 from tuning.halving import SearchLog, eliminated, outcome, promoted, rungs_of
 
@@ -96,3 +97,15 @@ def test_what_was_excluded_is_in_the_log_once(search_folder, in_process):
     tune(search_folder)
     excluded = [line for line in read_json_lines(search_folder / "logs" / "tuning.jsonl") if line["kind"] == "ruled_out"]
     assert len(excluded) == 12 and all(line["point"]["num_heads"] == 3 and line["detail"] == "16 by 3" for line in excluded)
+
+
+def test_a_line_of_the_log_that_lost_a_key_is_a_result_that_is_not_known(searched_folder, caplog):
+    path = searched_folder / "logs" / "tuning.jsonl"
+    rungs = [line for line in read_json_lines(path) if line["kind"] == "rung"]
+    needed = ("kind", "epochs", "nats_per_zero", "mse", "stable", "trainable", "settings", "parameters")
+    path.write_text("".join(json.dumps({k: v for k, v in rungs[0].items() if k != key}) + "\n" for key in needed))
+    config = load_config(searched_folder / "config.json")
+    log = SearchLog(config)
+    assert not log.lines and f"left out lines that are damaged or of another version: {len(needed)}" in caplog.text
+    append_json_lines(path, rungs)
+    assert sum(map(len, SearchLog(config).lines.values())) == len(rungs)

@@ -9,7 +9,9 @@ from conftest import SMALL_RUN, write_config
 
 import evaluate
 import train
+from common import VERSION
 from common.config import load_config
+from common.files import free_name
 from data_utils import interval
 from training.model_card import write_model_card
 
@@ -69,6 +71,20 @@ def test_evaluation_adds_the_test_set_with_its_baselines_and_no_other_checkpoint
     assert card_of(trained) == text
     train.main([*arguments, "--resume", "--set", "training.epochs=3"])
     assert "has not been measured" in card_of(trained) and "25 steps" in card_of(trained)
+
+
+@pytest.mark.parametrize("content", ["", "{}"])
+def test_a_damaged_evaluation_is_no_reason_to_end_a_training_with_an_error(trained, content):
+    path = trained / "logs" / "evaluation.json"
+    path.write_text(content)
+    aside = free_name(path, "{}.bad-{}")
+    assert train.main(["--config", str(trained / "config.json"), "--resume", "--set", "data.K=1"]) == 0
+    assert "has not been measured" in card_of(trained)
+    assert aside.read_text() == content and not path.exists()
+
+
+def test_the_card_names_the_version_that_trained(trained):
+    assert f"Trained with rzz version {VERSION}, " in card_of(trained)
 
 
 def test_an_unfinished_training_has_no_card_and_a_fresh_one_moves_the_card_aside(trained, tmp_path):

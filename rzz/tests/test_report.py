@@ -211,11 +211,31 @@ def test_an_evaluation_alone_is_shown_and_the_rest_is_called_for(logs_of):
     assert "train.py --resume" in page and "tune_hyper_parameters.py" in page
 
 
-def test_a_damaged_evaluation_is_named(logs_of):
-    folder = logs_of("evaluation.json")
-    (folder / "logs" / "evaluation.json").write_text('{"mse": ')
-    with pytest.raises(UserError, match="evaluation.json is damaged"):
-        written(folder)
+@pytest.mark.parametrize("content", ["", '{"mse": ', "[]", '{"mse": 1.0}', "\udcff"])
+def test_a_damaged_evaluation_is_moved_aside_and_called_for(logs_of, content):
+    folder = logs_of("evaluation.json", "training.jsonl")
+    path = folder / "logs" / "evaluation.json"
+    path.write_text(content, errors="surrogateescape")
+    assert "No evaluation is in the logs" in written(folder)
+    assert not path.exists() and (folder / "logs" / "evaluation.json.bad-1").read_text(errors="surrogateescape") == content
+    assert "evaluation.json is damaged" in (folder / "logs" / "rzz.log").read_text()
+
+
+@pytest.mark.parametrize("name", ["training.jsonl", "predictions.jsonl", "tuning.jsonl"])
+def test_a_line_without_one_of_its_keys_or_with_another_type_is_left_out(logs_of, name):
+    folder = logs_of("training.jsonl", "evaluation.json", "predictions.jsonl")
+    path = folder / "logs" / name
+    if name == "tuning.jsonl":
+        path.write_text(json.dumps(rung(0.1, 16, [9.0])) + "\n")
+    lines = {line.get("kind"): line for line in map(json.loads, path.read_text().splitlines())}.values()
+    damaged = [{k: v for k, v in line.items() if k != key} for line in lines for key in line]
+    damaged += [{**line, key: {"of another": "type"}} for line in lines for key in line]
+    before = written(folder)
+    with path.open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in damaged)
+        file.write("null\n[]\n" + "[" * 100_000 + "\n")
+    assert re.findall("<h2>(.*)</h2>", written(folder)) == re.findall("<h2>(.*)</h2>", before)
+    assert f"{name}: left out lines" in (folder / "logs" / "rzz.log").read_text()
 
 
 def test_an_evaluation_older_than_the_training_is_said_to_be(logs_of):

@@ -60,7 +60,7 @@ def rung(rate, size, nats, stable=True, trainable=True, **more):
     """A line of tuning.jsonl."""
     point = {"learning_rate": rate, "batch_size": size, "d_model": 64, **more}
     return {"kind": "rung", "point": point, "epochs": len(nats), "nats_per_zero": nats, "mse": 0.5, "stable": stable,
-            "trainable": trainable, "parameters": 1234}  # fmt: skip
+            "trainable": trainable, "parameters": 1234, "settings": {}}  # fmt: skip
 
 
 def test_the_tuning_counts_the_last_lines_of_the_last_grid_and_lists_the_best_trials():

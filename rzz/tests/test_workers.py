@@ -1,5 +1,6 @@
 """The workers: who trains what, and whatever happens to them is a result, an error or a stop, and never a wrong result."""
 
+import errno
 import math
 import multiprocessing
 import os
@@ -14,11 +15,13 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SRC
 from searches import CPU, rung_lines, tune
 from test_stages import run, start
 
 from common.config import UserError, load_config
+from data_utils import zeros_in_memory
 from tuning import workers
 from tuning.grid import grid_of
 from tuning.workers import schedule_jobs, state_folder
@@ -45,12 +48,30 @@ def test_trials_with_a_damaged_or_lost_state_begin_again_to_the_same_line(whole_
     in_process.limit = math.inf
     for state in states[::2]:
         state.write_bytes(state.read_bytes()[:1000])
+    torch.save({"stack": {}}, states[3])
     states[1].unlink()
     assert tune(search_folder) == 0
-    assert (search_folder / "logs" / "rzz.log").read_text().count("is damaged") == 4
+    assert (search_folder / "logs" / "rzz.log").read_text().count("is damaged") == 5
     expected = {(str(line["point"]), line["epochs"]): line for line in rung_lines(whole_search[0])}
     for line in rung_lines(search_folder):
         assert line["nats_per_zero"] == pytest.approx(expected[str(line["point"]), line["epochs"]]["nats_per_zero"], rel=1e-4)
+
+
+def test_a_state_that_cannot_be_read_stops_the_search_and_stays(search_folder, in_process, monkeypatch):
+    config = load_config(search_folder / "config.json")
+    in_process.limit = len(schedule_jobs(config, grid_of(config).trials, 1, CPU))
+    assert tune(search_folder) == 130
+    in_process.limit = math.inf
+    states = sorted(state_folder(config).iterdir())
+
+    def drop(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", drop)
+    monkeypatch.setattr("data_utils.stored_zeros", lambda config, first, count: zeros_in_memory(config, first, count))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        tune(search_folder)
+    assert sorted(state_folder(config).iterdir()) == states
 
 
 def test_two_processes_find_what_one_finds_and_ctrl_c_keeps_what_is_finished(whole_search, search_folder):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.signals import exit_on_ctrl_c
 
+VERSION = "1.0.0"  # of rzz; checkpoints keep it
 ROOT = Path(__file__).resolve().parents[3]  # of the project, with requirements.txt
 
 

@@ -13,6 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from common import VERSION
 from common.config import DEFAULT_CONFIG, UserError
 from common.devices import is_out_of_memory
 from common.logs import log, redirect_to_devnull
@@ -32,6 +33,7 @@ def stage_parser(description):
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
                         help="change one setting for this command; may be repeated")
     parser.add_argument("--device", help="auto, mps, cuda, xla or cpu (default: runtime.device of the settings)")
+    parser.add_argument("--version", action="version", version=f"rzz {VERSION}")
     parser.add_argument("--quiet", action="store_true", help="show results, warnings and errors alone; the logs are the same")
     return parser
 

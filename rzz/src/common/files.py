@@ -14,9 +14,12 @@ import platform
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import NoneType
 
 log = logging.getLogger("rzz")
 WITHOUT_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # what drives say that do not know fsync
+NUMBER = (int, float)  # for has_shape
+NUMBER_OR_NONE = (int, float, NoneType)
 
 
 @contextmanager
@@ -105,7 +108,7 @@ def exclusive_lock(path, owner, wait=False):
     with `wait` it names the holder and waits for it instead. If the file system knows no locks (some network drives) nothing
     is held.
     """
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(path, "a+", encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -139,14 +142,62 @@ def write_json_lines(path, objects):
         file.writelines(json.dumps(values) + "\n" for values in objects)
 
 
-def read_json_lines(path):
-    """Return the objects of a file of JSON lines; none if there is no file. A line cut short is left out."""
+def read_json_lines(path, shape=dict):
+    """Return the objects of a file of JSON lines that have the `shape`, see has_shape; none if there is no file.
+
+    A warning says how many others were left out: lines that were cut short, that lost a key, or of another version.
+    """
     if not path.exists():
         return []
-    objects = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    objects, others = [], []
+    for line in read_bytes(path).decode(errors="replace").splitlines():
         try:
-            objects.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
-            log.warning("%s: a line that is no JSON object was left out: %.60s", path.name, line)
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if has_shape(found, shape):
+            objects.append(found)
+        else:
+            others.append(line)
+    if others:
+        log.warning("%s: left out lines that are damaged or of another version: %d, the first %.60r", path, len(others), others[0])
     return objects
+
+
+def read_json(path, shape):
+    """Return the JSON object in `path`, None if there is none. A file that has not the `shape` is moved aside, with a warning."""
+    try:
+        found = json.loads(read_bytes(path))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        found = None
+    if has_shape(found, shape):
+        return found
+    log.warning("%s is damaged or of another version; moved to %s and passed over", path, quarantine(path).name)
+    return None
+
+
+def read_bytes(path):
+    """Return the content of a file. Raises OSError, with its name also if it was opened and a read fails."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def has_shape(value, shape):
+    """Whether what was read from a file is what the program counts on.
+
+    shape: a type; a string, which `value` has to be; a tuple of alternatives; or a dictionary {key: shape} of what `value`, a
+    dictionary too, has among its keys, with ... for all of its keys.
+    """
+    if isinstance(shape, tuple):
+        return any(has_shape(value, each) for each in shape)
+    if not isinstance(shape, dict):
+        return isinstance(value, shape) if isinstance(shape, type) else value == shape
+    return isinstance(value, dict) and all(
+        all(has_shape(each, wanted) for each in value.values()) if key is ... else key in value and has_shape(value[key], wanted)
+        for key, wanted in shape.items()
+    )

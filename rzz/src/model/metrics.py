@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from common.devices import derive_seed
+from common.files import NUMBER, NUMBER_OR_NONE
 from common.text import format_number
 from model.index_embedding import primes_up_to
 from model.tokenizer import SCALE
@@ -20,6 +21,15 @@ MEASURES = {"mse": "MSE", "rmse": "RMSE", "median_absolute_error": "median |erro
 REACH, GRID, HALVINGS = 4, 16, 24  # of explicit_formula: mean spacings to either side, grid points in each, bisections
 LOWEST = 7.0  # height below which there is no zero and, from 2π down, theta falls
 WAVES_AT_ONCE = 1 << 15  # zeros × prime powers, so that they stay in the cache: 0.5 MB
+
+MEASURED = {"mse": NUMBER_OR_NONE, "rmse": NUMBER_OR_NONE, "median_absolute_error": NUMBER_OR_NONE,
+            "median_error_in_spacings": NUMBER_OR_NONE, "readable": NUMBER}  # fmt: skip
+IN_NATS = {"nats_per_zero": NUMBER, "nats_per_token": NUMBER}
+EVALUATION = {  # what logs/evaluation.json has to have for those who read it
+    **MEASURED, **IN_NATS, "mse_spread": NUMBER_OR_NONE, "mse_of_mean_prediction": NUMBER_OR_NONE, "accuracy_by_position": list,
+    "untrained": IN_NATS, "baselines": {...: MEASURED, "smooth count": dict}, "runs": int, "top_p": NUMBER, "parameters": int,
+    "first_index": int, "last_index": int, "trained_up_to": int, "seconds_trained": NUMBER, "checksum": str,
+}  # fmt: skip
 
 
 def scores(predictions, dataset):

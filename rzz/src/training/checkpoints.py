@@ -10,34 +10,52 @@ A file is what torch.load(path, map_location="cpu", weights_only=True) gives bac
     optimizer   state of AdamW, per parameter number
     progress    round, epoch, row, step, seconds trained, running averages of the log
     config      all settings, as in config.json
-    meta        format, versions of python and packages, device, parameter count, when it was saved
+    meta        format, version and commit of rzz, vocabulary, versions of python and packages, device, parameter count, when
+                it was saved
 
 The file is a zip archive, whose CRC-32 are checked: torch.load does not notice a flipped bit.
 """
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import io
 import logging
 import os
 import platform
+import subprocess
 import zipfile
 from contextlib import contextmanager
+from types import NoneType
 
 import mpmath
 import numpy as np
 import torch
 
+from common import ROOT, VERSION
 from common.cli import command
 from common.config import ModelConfig, UserError
 from common.devices import to_cpu
-from common.files import atomic_write, sync_folder
+from common.files import NUMBER, NUMBER_OR_NONE, atomic_write, has_shape, quarantine, read_bytes, sync_folder
 from model.network import build_model, parameter_count
+from model.tokenizer import vocabulary
 from training.progress import Progress
 
 log = logging.getLogger("rzz")
 FORMAT = 1
+SHAPE = {  # what those who load a checkpoint count on
+    "model": {...: torch.Tensor},
+    "optimizer": {...: {"step": (torch.Tensor, *NUMBER), "exp_avg": torch.Tensor, "exp_avg_sq": torch.Tensor}},
+    "progress": {"round": int, "epoch": int, "row": int, "step": int, "zeros": int, "seconds": NUMBER, "losses": list,
+                 "validation": (NoneType, {"round": int, "loss": NUMBER, "best_loss": NUMBER, "nats_per_zero": NUMBER,
+                                           "mse_training": NUMBER_OR_NONE, "mse_validation": NUMBER_OR_NONE,
+                                           "readable_validation": NUMBER})},
+    "config": {"data": {"K": int, "N": int, "interval_size": int, "first_round": int, "validation_fraction": NUMBER,
+                        "platt_tables": str},
+               "model": dict, "training": {"epochs": int, "batch_size": int, "mse_zeros": int}},
+    "meta": {"format": int, "device": str, "parameters": int, "saved": str},
+}  # fmt: skip
 LAST, PREVIOUS = "last.pt", "last.prev.pt"
 
 
@@ -49,12 +67,29 @@ def make_checkpoint(model, optimizer, progress, config, device):
         "progress": dataclasses.asdict(progress),
         "config": config.settings,
         "meta": {
-            "format": FORMAT,
+            "format": FORMAT, "version": VERSION, "commit": source_commit(), "vocabulary": "".join(vocabulary),
             "python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__,
             "mpmath": mpmath.__version__, "device": device.type, "parameters": parameter_count(model),
             "saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         },
     }
+
+
+@functools.cache
+def source_commit():
+    """The git commit of the program, with '-dirty' if its files were changed; None if there is none to be found."""
+    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    variables = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # it writes nothing
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, env=variables)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def source_text(meta):
+    """'version 1.0.0, commit 5da882707b79': what wrote a checkpoint, as far as its `meta` says it."""
+    return ", ".join(f"{name} {meta[name]}" for name in ("version", "commit") if meta.get(name)) or "of an unknown version"
 
 
 def save_checkpoint(checkpoint, path):
@@ -108,49 +143,77 @@ def load_errors(path):
         raise UserError(f"{path} does not fit this version of rzz ({reason}); use another checkpoint.") from error
 
 
-def load_checkpoint(path):
-    """Return the checkpoint in `path` with all tensors on the CPU, and the checksum of the file as its "checksum".
+class DamagedError(UserError):
+    """A file that is not what the program wrote."""
 
-    Raises UserError, naming the file, if it is missing, damaged, of another program, or of a newer format.
+
+def read_torch_file(path, shape):
+    """Return (what write_torch_file wrote to `path`, a checksum), all tensors on the CPU.
+
+    Raises DamagedError, naming the file, if it is damaged or has not the `shape`, see has_shape. Raises OSError if it cannot be
+    read, which says nothing of the file.
     """
+    content = io.BytesIO(read_bytes(path))
     try:
-        content = io.BytesIO(path.read_bytes())
         with zipfile.ZipFile(content) as archive:
             if archive.testzip():
                 raise ValueError("a CRC-32 of the archive does not match")
             checksum = hashlib.sha256(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode()).hexdigest()
         content.seek(0)
-        checkpoint = torch.load(content, map_location="cpu", weights_only=True)
+        value = torch.load(content, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file
+        raise DamagedError(f"{path} is damaged or not a checkpoint ({type(error).__name__}); use another one.") from error
+    if not has_shape(value, shape):
+        raise DamagedError(f"{path} lacks something that a checkpoint of rzz has; use another one.")
+    return value, checksum
+
+
+def load_checkpoint(path):
+    """Return the checkpoint in `path` with all tensors on the CPU, and the checksum of the file as its "checksum".
+
+    Raises DamagedError, and UserError, naming the file, if it cannot be read, has a newer format or another vocabulary.
+    """
+    try:
+        checkpoint, checksum = read_torch_file(path, SHAPE)
     except OSError as error:
         raise UserError(f"Cannot read the checkpoint {path}: {error.strerror}.") from error
-    except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file
-        raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}); use another one.") from error
-    if not isinstance(checkpoint, dict) or not {"model", "progress", "config", "meta"} <= checkpoint.keys():
-        raise UserError(f"{path} is not a checkpoint of rzz; use another one.")
-    if checkpoint["meta"]["format"] > FORMAT:
-        raise UserError(f"{path} has format {checkpoint['meta']['format']}, newer than {FORMAT}: update rzz.")
+    meta = checkpoint["meta"]
+    if meta["format"] > FORMAT:
+        raise UserError(f"{path} has format {meta['format']}, newer than {FORMAT}: update rzz.")
+    ours = "".join(vocabulary)
+    if meta.get("vocabulary", ours) != ours:  # older files do not say it
+        raise UserError(f"{path} was trained with the vocabulary {meta['vocabulary']!r}, but this rzz has {ours!r}: use the one "
+                        f"that wrote it, {source_text(meta)}.")
     return {"checksum": checksum, **checkpoint}  # a file of older versions brings its own
 
 
-def latest_checkpoint(folder):
+def latest_checkpoint(folder, move_aside=False):
     """Return (checkpoint, path) of the good file in `folder` that has got farthest, or (None, None) if there is no checkpoint.
 
-    A damaged one is named in a warning and passed over; raises UserError if none is good.
+    A damaged one is named in a warning and passed over, with `move_aside` also moved aside. Raises UserError if none is good, or
+    for one that cannot be read or is of another version: it may be the one that is wanted.
     """
-    found, errors = [], []
+    found, damaged = [], {}
     for path in checkpoint_files(folder):
         try:
             checkpoint = load_checkpoint(path)
-        except UserError as error:
-            errors.append(error)
+        except DamagedError as error:
+            damaged[path] = error
             continue
+        except UserError as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # a training has just renamed it
+                continue
+            raise
         progress = checkpoint["progress"]
         found.append((progress["step"], progress["round"], progress["epoch"], -len(found), checkpoint, path))
-    for error in errors if found else errors[1:]:
-        log.warning("%s Another checkpoint is tried.", error)
-    if errors and not found:
-        raise UserError(f"None of the {len(errors)} checkpoints in {folder} can be read: {errors[0]} Or begin again with "
-                        "train.py --fresh.") from errors[0]  # fmt: skip
+    if damaged and not found:
+        error = next(iter(damaged.values()))
+        raise UserError(f"None of the {len(damaged)} checkpoints in {folder} can be read: {error} Or begin again with "
+                        "train.py --fresh.") from error  # fmt: skip
+    for path, error in damaged.items():
+        log.warning("%s Another checkpoint is tried.%s", error, f" It was moved to {quarantine(path).name}." if move_aside else "")
     return max(found)[-2:] if found else (None, None)
 
 

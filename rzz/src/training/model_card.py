@@ -5,14 +5,12 @@
 Every number in it comes from the checkpoint and, once evaluate.py has measured this very checkpoint, from logs/evaluation.json.
 """
 
-import json
-
 from common.config import ModelConfig, settings_json
-from common.files import atomic_write
+from common.files import atomic_write, read_json
 from common.text import format_duration, format_number
 from model.index_embedding import SmoothCount, describe_embedding, parts_of
-from model.metrics import result_table, table_notes
-from training.checkpoints import latest_checkpoint, trained_zeros
+from model.metrics import EVALUATION, result_table, table_notes
+from training.checkpoints import latest_checkpoint, source_text, trained_zeros
 
 NAME = "model_card.md"
 CARD = """\
@@ -30,7 +28,7 @@ imaginary part of the i-th non-trivial zero, cut after four decimals, character 
 ## Data
 
 Zeros {first:,} … {last:,} in index order: {rounds} round(s) of {interval_size:,}, {epochs} pass(es) over each. They come from
-{source}. The validation sample of a round is {percent:g} % of the interval after it.
+{zeros_from}. The validation sample of a round is {percent:g} % of the interval after it.
 
 ## Metrics
 
@@ -49,7 +47,7 @@ Last validation sample: {loss:.4f} nats per token, {nats_per_zero:.3f} nats per 
 
 ## Reproduction
 
-Trained with {versions}. Save the settings below as `config.json` in an empty folder and run, in the folder of rzz,
+Trained with rzz {source}, {versions}. Save the settings below as `config.json` in an empty folder and run, in the folder of rzz,
 
 ```
 python rzz/src/train.py --config FOLDER/config.json --resume
@@ -73,11 +71,11 @@ def write_model_card(config, checkpoint=None):
     progress, settings = checkpoint["progress"], checkpoint["config"]
     if progress["round"] < settings["data"]["K"] or progress["epoch"] < settings["training"]["epochs"]:
         return
-    path = config.log_folder / "evaluation.json"
-    evaluation = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    is_of_checkpoint = evaluation.get("checksum") == checkpoint["checksum"]
+    evaluation = read_json(config.log_folder / "evaluation.json", EVALUATION)
+    if evaluation and evaluation["checksum"] != checkpoint["checksum"]:
+        evaluation = None
     with atomic_write(config.checkpoint_folder / NAME, "w") as file:
-        file.write(card_text(checkpoint, evaluation if is_of_checkpoint else None))
+        file.write(card_text(checkpoint, evaluation))
 
 
 def card_text(checkpoint, evaluation):
@@ -94,12 +92,13 @@ def card_text(checkpoint, evaluation):
         time=format_duration(progress["seconds"]), device=meta["device"], saved=meta["saved"],
         first=first, last=last, rounds=data["K"] - data["first_round"] + 1, interval_size=data["interval_size"],
         epochs=training["epochs"], percent=100 * data["validation_fraction"],
-        source=f"Platt's tables in `{data['platt_tables']}`" if data["platt_tables"] else "`rzz/src/zeros_db.py`",
+        zeros_from=f"Platt's tables in `{data['platt_tables']}`" if data["platt_tables"] else "`rzz/src/zeros_db.py`",
         loss=validation["loss"], nats_per_zero=validation["nats_per_zero"], mse_zeros=training["mse_zeros"],
         readable=format_number(validation["readable_validation"]), mse=format_number(validation["mse_validation"]),
         test=test_text(evaluation), digits=shortest if shortest == longest else f"{shortest} to {longest}",
         prior=PRIOR if SmoothCount in parts_of(model.index_embedding) else NO_PRIOR,
         versions=", ".join(f"{name} {meta[name]}" for name in ("python", "torch", "numpy", "mpmath") if name in meta),
+        source=source_text(meta),
         settings=settings_json({section: values for section, values in settings.items() if section != "tuning"}),
     )  # fmt: skip
 

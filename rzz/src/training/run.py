@@ -59,21 +59,24 @@ class TrainingRun:
             refuse_to_overwrite(config, args)
             require_zeros(config)
         barrier()
-        run = cls.load_or_create(config, device, args.fresh)
+        run = cls.load_or_create(config, device, args.fresh, move_aside=rank() == 0)
         if run.rank == 0 and run.path is None:
             archive_run(config)
         path, position = config.log_folder / "training.jsonl", (run.progress.round, run.progress.step)
         if run.rank == 0 and path.exists():  # lines after the checkpoint belong to steps that will be repeated
-            lines = read_json_lines(path)
-            write_json_lines(path, [line for line in lines if (line.get("round", 0), line.get("step", 0)) <= position])
+            lines = read_json_lines(path, {"round": int, "step": int})
+            write_json_lines(path, [line for line in lines if (line["round"], line["step"]) <= position])
         return run
 
     @classmethod
-    def load_or_create(cls, config, device, fresh=False):
-        """Return the run that goes on from its latest good checkpoint, which must fit, or begins if there is none or `fresh`."""
+    def load_or_create(cls, config, device, fresh=False, move_aside=False):
+        """Return the run that goes on from its latest good checkpoint, which must fit, or begins if there is none or `fresh`.
+
+        move_aside: what is done with damaged checkpoints, see latest_checkpoint.
+        """
         model = build_model(config.model, config.training.seed).to(device)
         optimizer = make_optimizer(model, config.training)
-        checkpoint, path = (None, None) if fresh else latest_checkpoint(config.checkpoint_folder)
+        checkpoint, path = (None, None) if fresh else latest_checkpoint(config.checkpoint_folder, move_aside)
         if checkpoint is None:
             return cls(config, device, model, optimizer, Progress(round=config.data.first_round))
         check_compatible(checkpoint, config, path)

@@ -11,7 +11,7 @@ import math
 from common.cli import command
 from common.config import UserError
 from common.devices import derive_seed, describe_device, precision
-from common.files import append_json_lines
+from common.files import NUMBER, NUMBER_OR_NONE, append_json_lines
 from common.logs import log, training_log
 from common.signals import interruptible
 from common.text import format_duration
@@ -21,6 +21,15 @@ from model.network import cross_entropy_of, parameter_count
 from model.sampling import sampled_predictions
 from training.optimizer import learning_rate_at
 from training.progress import floats
+
+POSITION = {"round": int, "epoch": int, "row": int, "step": int, "seconds": NUMBER}
+LINES = (  # what a line of training.jsonl has to have for those who read it
+    {**POSITION, "kind": "round", "parameters": int, "mse_baselines": {...: NUMBER, "smooth count": NUMBER}},
+    {**POSITION, "kind": "training", "loss": NUMBER_OR_NONE, "zeros_per_second": NUMBER, "seconds_left": NUMBER,
+     "steps_in_run": int},
+    {**POSITION, "kind": "validation", "loss": NUMBER, "nats_per_zero": NUMBER, "mse_training": NUMBER_OR_NONE,
+     "mse_validation": NUMBER_OR_NONE, "readable_validation": NUMBER, "accuracy_by_position": list},
+)  # fmt: skip
 
 
 def log_description(run, reason):
@@ -142,7 +151,7 @@ def write_line(run, **values):
     """Append a line to training.jsonl. A full disk costs the line, not the training."""
     if run.rank > 0:
         return
-    position = {name: getattr(run.progress, name) for name in ("round", "epoch", "row", "step", "seconds")}
+    position = {name: getattr(run.progress, name) for name in POSITION}
     try:
         append_json_lines(run.config.log_folder / "training.jsonl", [{**position, **values}])
         run.progress.log_lines += 1

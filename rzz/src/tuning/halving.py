@@ -7,9 +7,15 @@
 import json
 import math
 
-from common.files import append_json_lines, read_json_lines
+from common.files import NUMBER_OR_NONE, append_json_lines, read_json_lines
 from tuning.cost import parameters_of
 from tuning.grid import key_of, requested_epochs, trial_key_settings
+
+LINES = (  # what a line of tuning.jsonl has to have for those who read it
+    {"kind": "rung", "point": dict, "epochs": int, "nats_per_zero": list, "mse": NUMBER_OR_NONE, "stable": bool, "trainable": bool,
+     "parameters": int, "settings": dict},
+    {"kind": ("ruled_out", "shortened"), "point": dict, "reason": str, "detail": str},
+)  # fmt: skip
 
 
 def rungs_of(config):
@@ -76,7 +82,9 @@ class SearchLog:
     def __init__(self, config):
         self.path = config.log_folder / "tuning.jsonl"
         self.lines = {}  # key of the settings: {epochs: line}
-        self.enter(line for line in read_json_lines(self.path) if line.get("kind") == "rung")
+        found = read_json_lines(self.path, LINES)
+        self.enter(line for line in found if line["kind"] == "rung")
+        self.excluded = {json.dumps(line, sort_keys=True) for line in found if line["kind"] != "rung"}
 
     def enter(self, lines):
         for line in lines:
@@ -103,11 +111,10 @@ class SearchLog:
 
     def write_excluded(self, grid):
         """Add the trials that are excluded or shortened, each with its reason, unless the file has the same line already."""
-        written = {json.dumps(line, sort_keys=True) for line in read_json_lines(self.path) if line.get("kind") != "rung"}
         kinds = {"ruled_out": grid.excluded, "shortened": grid.shortened}
         lines = [{"kind": kind, "point": entry.values, "reason": entry.reason, "detail": entry.detail}
                  for kind, entries in kinds.items() for entry in entries]  # fmt: skip
-        append_json_lines(self.path, [line for line in lines if json.dumps(line, sort_keys=True) not in written])
+        append_json_lines(self.path, [line for line in lines if json.dumps(line, sort_keys=True) not in self.excluded])
 
 
 def ranking(grid, search_log):

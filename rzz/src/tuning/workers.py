@@ -31,13 +31,18 @@ from model.batches import iterate_batches
 from model.metrics import scores
 from model.network import VALIDATION_BATCH
 from model.sampling import sampled_predictions
-from training.checkpoints import write_torch_file
+from training.checkpoints import DamagedError, read_torch_file, write_torch_file
 from tuning.cost import columns, flops_per_zero, memory_gb, step_seconds
 from tuning.grid import Trial, trial_key_settings
 from tuning.halving import outcome, target_epochs
 from tuning.stacked import StackedModels
 
 STACKED_FLOPS = 6e8  # of a step on a CPU: beyond, arithmetic outweighs launching and the caches are too small
+STATE = {  # of a trial, in its file: see StackedModels.state
+    "stack": {"steps": int, **dict.fromkeys(("weights", "averaged", "exp_avg", "exp_avg_sq", "finite", "first_loss", "last_losses"),
+                                            torch.Tensor)},
+    "curve": list,
+}  # fmt: skip
 GPU_WORKERS = 4  # processes for each GPU, each of which takes half a gigabyte of the GPU for itself
 
 
@@ -192,10 +197,9 @@ def train_job(job):
     first_epoch, curves, states = job.first_epoch, [[] for _ in job.trials], []
     for path in [state_file(config, trial, first_epoch) for trial in job.trials] if first_epoch else ():
         try:
-            states.append(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # torch.load raises many kinds for a damaged file
-            log.warning("%s is damaged (%s); moved to %s, and the trials of its stack begin again", path, type(error).__name__,
-                        quarantine(path).name)  # fmt: skip
+            states.append(read_torch_file(path, STATE)[0])
+        except DamagedError:
+            log.warning("%s is damaged; moved to %s, and the trials of its stack begin again", path, quarantine(path).name)
             first_epoch = 0
     if first_epoch:
         stack.load_states([state["stack"] for state in states])
