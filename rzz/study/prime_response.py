@@ -1,6 +1,6 @@
-"""What a trained `primes` model made of the primes: its response to the phase of each, beside the explicit formula.
+"""What a model that is told phases made of the primes: its response to the phase of each, beside the explicit formula.
 
-    .venv/bin/python rzz/study/prime_response.py --config rzz/study/runs/10000_primes_1/config.json \
+    .venv/bin/python rzz/study/prime_response.py --config rzz/study/runs/10000_waves_1/config.json \
         --figure rzz/study/prime_response.png
 
 The offset of a zero from the smooth count is, in mean spacings and to first order, -S(γ̄), and the explicit formula gives
@@ -20,9 +20,9 @@ from common.cli import run_script, stage_parser
 from common.config import UserError, load_config
 from common.logs import start_logging
 from data_utils import interval, stored_zeros
-from model.index_embedding import primes_up_to
 from model.sampling import sampled_predictions
 from model.tokenizer import SCALE
+from model.waves import primes_up_to
 from training.checkpoints import latest_checkpoint, trained_model
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
@@ -38,8 +38,8 @@ def main():
     config = load_config(args.config, args.overrides, args.device)
     start_logging(config.log_folder, args.quiet)
     checkpoint, path = latest_checkpoint(config.checkpoint_folder)
-    if checkpoint is None or checkpoint["config"]["model"]["index_embedding"] != "primes":
-        raise UserError(f"{config.checkpoint_folder} has no checkpoint of a primes model; train one first.")
+    if checkpoint is None or checkpoint["config"]["model"]["index_embedding"] not in ("primes", "waves"):
+        raise UserError(f"{config.checkpoint_folder} has no checkpoint of a model with primes or waves; train one first.")
     saved = checkpoint["config"]
     model = trained_model(checkpoint, path)
     config.data.interval_size, config.data.K = saved["data"]["interval_size"], saved["data"]["K"]
@@ -82,7 +82,7 @@ def draw(path, primes, formula, fits):
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(primes, formula, color="black", linewidth=1, label="explicit formula: 1/(π√p)")
-    axes.plot(primes, fits["zeros"][1], ".", color="tab:gray", label="true zeros: sine")
+    axes.plot(primes, fits["zeros"][1], "o", markersize=7, fillstyle="none", color="black", label="true zeros: sine")
     axes.plot(primes, fits["model"][1], "o", markersize=3.5, color="tab:blue", label="model: sine")
     axes.plot(primes, fits["model"][0], "x", markersize=3.5, color="tab:orange", label="model: cosine (formula: 0)")
     axes.set(xscale="log", xlabel="prime p", ylabel="response to the phase γ̄ log p (mean spacings)",

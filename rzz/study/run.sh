@@ -3,7 +3,7 @@
 # core, with the model and settings of rzz/study/config.json. Finished ones are not done again; interrupted ones go on.
 #
 #   bash rzz/study/run.sh                        # all: about two hours on one core of an Intel Xeon
-#   bash rzz/study/run.sh 10000 primes 1         # one scale, one embedding, one seed
+#   bash rzz/study/run.sh 10000 waves 1          # one scale, one embedding, one seed
 #
 # Scales: 10000 and 50000 are the sizes of ten intervals from the beginning. "height" is ten intervals of 10,000 zeros that
 # end where the default test set begins, at zero 11,000,000. Done only where they are asked for: "bfloat16", which is 10000 with
@@ -23,7 +23,7 @@ for scale in ${1:-10000 50000 height}; do
                     --set training.warmup_steps=200 --set training.checkpoint_interval=2000" ;;
         *) echo "There is no scale $scale; use 10000, 50000, height, bfloat16 or full." >&2; exit 2 ;;
     esac
-    for embedding in ${2:-digits place smooth primes}; do
+    for embedding in ${2:-digits place smooth primes waves}; do
         for seed in ${3:-1 2 3}; do
             run="$here/runs/${scale}_${embedding}_${seed}"
             [ -f "$run/logs/evaluation.json" ] && continue

@@ -11,7 +11,7 @@ import numpy as np
 
 RUNS = Path(__file__).resolve().parent / "runs"
 SCALES = ("10000", "50000", "height", "full", "bfloat16")
-EMBEDDINGS = ("digits", "place", "smooth", "primes")
+EMBEDDINGS = ("digits", "place", "smooth", "primes", "waves")
 HEADER = ("embedding", "seeds", "MSE, sampled", "over the smooth count's", "of the seeds", "MSE, mean of 10 runs",
           "over the smooth count's", "median error, spacings", "nats/zero", "readable")  # fmt: skip
 
@@ -22,12 +22,11 @@ def main():
         some = next((runs[0] for runs in found.values() if runs), None)
         if some is None:
             continue
-        explicit = some["baselines"].get("explicit formula")  # evaluations of older versions have none
-        also = f", of the explicit formula {explicit['mse']:.4g}" if explicit else ""
-        print(f"\n**{scale}**: test zeros {some['first_index']:,} … {some['last_index']:,}; MSE of the smooth count "
-              f"{some['baselines']['smooth count']['mse']:.4g}, of the last training zero "
-              f"{some['baselines']['last training zero']['mse']:.4g}, of a straight line "
-              f"{some['baselines']['straight line']['mse']:.4g}{also}\n")  # fmt: skip
+        smooth = some["baselines"]["smooth count"]["mse"]
+        others = ", ".join(f"of the {name} {baseline['mse']:.4g} ({baseline['mse'] / smooth:.3g}×)"
+                           for name, baseline in some["baselines"].items() if name != "smooth count")  # fmt: skip
+        print(f"\n**{scale}**: test zeros {some['first_index']:,} … {some['last_index']:,}; MSE of the smooth count {smooth:.4g}, "
+              f"{others}\n")
         print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
         for embedding, runs in found.items():
             if runs:

@@ -11,7 +11,7 @@ import torch
 from conftest import SMALL_RUN, batch_of, stop_after_the_third_step, write_config
 
 import train
-from common.config import ModelConfig, TrainingConfig, UserError
+from common.config import ModelConfig, TrainingConfig, UserError, load_config
 from common.devices import FusedAdamW, fused_adamw
 from common.logs import LogFile, add_handler, log, terminal
 from data_utils import RiemannZerosDataset
@@ -273,3 +273,13 @@ def test_a_log_that_lost_lines_has_none_twice_after_resumes(config, tmp_path, mo
     found = [(line["kind"], line["step"]) for line in lines(config)]
     assert len(found) == len(set(found)) and found.count(("training", 4)) == 1
     assert [step for kind, step in found if kind == "training"][-7:] == list(range(4, 11))
+
+
+@pytest.mark.parametrize("kind, warned", [("waves", True), ("primes", False)])
+def test_sums_that_end_too_early_for_the_height_are_warned_of(run_folder, caplog, kind, warned):
+    settings = json.loads((run_folder / "config.json").read_text())
+    settings["model"] |= {"index_embedding": kind, "max_number": 8}  # √(t/2π) is 14.9 at zero 920, t = 1394
+    settings["data"]["K"] = 2
+    config = load_config(write_config(run_folder, settings))
+    run.warn_of_few_numbers(config)
+    assert ("√(t/2π) = 15 at the last zeros" in caplog.text) == warned

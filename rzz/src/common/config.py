@@ -56,8 +56,9 @@ class ModelConfig:
     d_v: int | None = setting(None, low=1, high=65_536)  # value dimension of a head; null: d_model / num_heads
     d_ff: int | None = setting(None, low=1, high=65_536)  # hidden dimension of the feed-forward layers; null: 4 d_model
     dropout: float = setting(0.0, low=0, below=1)
-    index_embedding: str = "primes"  # digits | place | smooth | primes, see model/index_embedding.py
-    max_prime: int = setting(1000, low=2, high=1_000_000)  # index_embedding "primes": phases of the primes up to here
+    index_embedding: str = "waves"  # digits | place | smooth | primes | waves, see model/index_embedding.py
+    max_number: int = setting(1500, low=1, high=1_000_000)  # "waves": whole numbers up to here; 1.6 √(t/2π) at the last zero t
+    max_prime: int = setting(1000, low=2, high=1_000_000)  # "waves", "primes": prime powers or primes up to here
 
     def head_sizes(self):
         """Return (d_k, d_v, d_ff) with the nulls filled in."""
@@ -114,7 +115,7 @@ class TuningConfig:
     grid: dict[str, list] = setting(lambda: {
         "epochs": list(range(1, 17)), "learning_rate": [0.0005, 0.001, 0.002, 0.004], "batch_size": [16, 32, 64, 128],
         "d_model": [64, 128], "num_heads": [4, 8], "num_layers": [2, 4], "d_k": [16, 32], "d_v": [16, 32], "dropout": [0.0, 0.1],
-        "index_embedding": ["digits", "place", "smooth", "primes"],
+        "index_embedding": ["digits", "smooth", "primes", "waves"],
     })  # fmt: skip
 
 

@@ -4,6 +4,7 @@
     place    a learned vector per distance from ':', so that a digit's place value is known
     smooth   also the smooth count γ̄ of the index, as what of it is left to write after the characters so far
     primes   also the phases γ̄·log p of the primes up to max_prime
+    waves    instead of them the phases of all whole numbers and of prime powers at the heights where the next digit could end
 
     embedding = IndexEmbedding(config.model)
     vectors = embedding(embedding.features(tokens, indexes))         # (B, T, d_model)
@@ -13,7 +14,7 @@ KINDS lists the parts of each kind: a new kind is a class and a line. A part is 
     description             what it tells the model, in words, for the help and the model card
     features(rows)          {name: CPU tensor of shape (B, T, ...) or (B, ...)} of some IndexRows
     forward(features)       the vectors that it adds, a list of (B, T, d_model); features: those of all parts
-    cost(settings, T)       (parameters, multiply-adds of the forward pass of a row of T columns), for the forecasts
+    cost(settings, T)       the PartCost of rows of T columns, for the forecasts
 
 γ̄(i) solves θ(γ̄)/π + 1 = i − 1/2: a formula of the index alone (zeta.riemann_siegel.smooth_zeros), not of any zero. The zero
 lies, to first order, −S(γ̄) mean spacings above it, formally the sum over primes (1/π) Σ sin(k γ̄ log p) / (k p^{k/2}), so
@@ -26,6 +27,7 @@ All of it is computed on the CPU in int64 and float64: γ̄·log p is 10^7 and m
 import math
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +36,18 @@ from torch.nn import functional as F
 
 from common.config import CONTEXT, UserError
 from model.tokenizer import COLON, DECIMALS, POINT
+from model.waves import (
+    DECISIONS,
+    HIDDEN,
+    KNOTS,
+    NUMBER_CHANNELS,
+    PRIME_CHANNELS,
+    SIZES,
+    STEPS,
+    BoundaryWaves,
+    prime_powers,
+    primes_up_to,
+)
 from zeta.riemann_siegel import smooth_zeros
 
 FIXED = 10**6  # γ̄ and values so far are int64 in millionths
@@ -43,6 +57,16 @@ NEXT_IS_POINT, NEXT_IS_END, NOTHING_LEFT = HIGHEST - LOWEST + 1, HIGHEST - LOWES
 CLIP_SPACINGS = 8.0  # distances in mean spacings are clipped here; the digit and the fraction tell what is farther away
 MAX_OFFSET = 2.0  # mean spacings from γ̄ within which a zero is looked for
 DISTANCES = 4  # per column, see residual_features
+MAX_WRITTEN_OFFSET = 12.0  # what is written minus γ̄ is clipped here: the characters so far may be wrong
+
+
+class PartCost(NamedTuple):
+    """What a part takes."""
+
+    parameters: int
+    products: int = 0  # multiply-adds of the forward pass of a row
+    row_floats: int = 0  # that autograd keeps of a row for the backward pass
+    batch_floats: int = 0  # that it keeps once a batch
 
 
 @dataclass
@@ -57,6 +81,11 @@ class IndexRows:
     def smooth(self):
         """γ̄ of each index, float64 (B,)."""
         return smooth_zeros(self.indexes)
+
+    @cached_property
+    def residual(self):
+        """What residual_features returns."""
+        return residual_features(self.tokens, self.smooth, self.start)
 
 
 class ColumnPosition(nn.Module):
@@ -77,7 +106,7 @@ class ColumnPosition(nn.Module):
 
     @staticmethod
     def cost(settings, T):
-        return 2 * CONTEXT * settings.d_model, 0
+        return PartCost(2 * CONTEXT * settings.d_model)
 
 
 class PlaceValue(ColumnPosition):
@@ -102,8 +131,7 @@ class SmoothCount(nn.Module):
 
     def features(self, rows):
         names = ("digit", "neighbor_digit", "weight", "distance")
-        arrays = residual_features(rows.tokens, rows.smooth, rows.start)
-        return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
+        return {name: torch.from_numpy(array) for name, array in zip(names, rows.residual, strict=False)}
 
     def forward(self, features):
         neighbor = self.other(features["neighbor_digit"]) * features["weight"][..., None]
@@ -111,7 +139,7 @@ class SmoothCount(nn.Module):
 
     @staticmethod
     def cost(settings, T):
-        return (2 * (NOTHING_LEFT + 1) + DISTANCES + 1) * settings.d_model, T * DISTANCES * settings.d_model
+        return PartCost((2 * (NOTHING_LEFT + 1) + DISTANCES + 1) * settings.d_model, T * DISTANCES * settings.d_model)
 
 
 class PrimePhases(nn.Module):
@@ -137,7 +165,49 @@ class PrimePhases(nn.Module):
     @staticmethod
     def cost(settings, T):
         matrices = (2 * len(primes_up_to(settings.max_prime)) + settings.d_model) * settings.d_model  # once a row
-        return matrices + 2 * settings.d_model, matrices
+        return PartCost(matrices + 2 * settings.d_model, matrices)
+
+
+class Boundaries(nn.Module):
+    """What the phases say of the next digit: whether the zero lies before or after each height at which the digit would change.
+
+    At a height t, r = (t − γ̄) · density is how many zeros the smooth count has more than i − 1/2. Two sums are learned there:
+    over whole numbers, turned by exp(iπr) as the main sum of the Riemann-Siegel formula changes its sign at every zero, fading
+    about n = √(t/2π) with a slope that is learned too; and over prime powers, as S(t) is made up. Two layers, the same at every
+    boundary, read both sums and r, and a linear layer for each slot reads what they say of all its boundaries.
+    """
+
+    description = "the phases of whole numbers to {max_number} and prime powers to {max_prime} where its next digit could end"
+
+    def __init__(self, settings):
+        super().__init__()
+        self.waves = BoundaryWaves(settings)
+
+    def features(self, rows):
+        numbers, offset, slot = self.waves.numbers, *rows.residual[4:]
+        begin = [(np.rint(rows.smooth / 10) * 10 - rows.smooth).astype(np.float32)]
+        begin += [np.where(slot == number, offset, np.float32(0)).sum(1) for number in range(1, len(STEPS))]
+        density = (np.log(rows.smooth / (2 * math.pi)) / (2 * math.pi)).astype(np.float32)[:, None]
+        arrays = {"phase": prime_phases(rows.smooth, numbers), "density": density, "offset": np.stack(begin, axis=1), "slot": slot}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def forward(self, features):
+        with torch.autocast(features["phase"].device.type, enabled=False):  # bfloat16 would lose the phases
+            return [self.waves(features)]
+
+    @staticmethod
+    def cost(settings, T):
+        is_power = prime_powers(settings.max_prime) > 1
+        numbers, powers = settings.max_number, int(is_power.sum())
+        phases = len(STEPS) * (numbers + int(is_power[numbers + 1 :].sum()))
+        inputs = 2 * (NUMBER_CHANNELS + PRIME_CHANNELS) + 1
+        sums = (2 * KNOTS + 1) * NUMBER_CHANNELS + (4 * KNOTS + 1) * PRIME_CHANNELS + 2 * PRIME_CHANNELS + 5
+        layers = (inputs + 1) * HIDDEN + (inputs + HIDDEN + 1) * DECISIONS
+        output = (sum(SIZES) * DECISIONS + len(STEPS)) * settings.d_model
+        products = sum(SIZES) * (4 * (NUMBER_CHANNELS * numbers + PRIME_CHANNELS * powers) + layers + DECISIONS * settings.d_model)
+        row_floats = 2 * phases + 10 * numbers + 2 * len(STEPS) * powers + sum(SIZES) * 5 * HIDDEN
+        batch_floats = sum(SIZES) * (4 * NUMBER_CHANNELS * numbers + 2 * (numbers + powers))
+        return PartCost(sums + layers + output, products, row_floats, batch_floats)
 
 
 KINDS = {
@@ -145,6 +215,7 @@ KINDS = {
     "place": (PlaceValue,),
     "smooth": (PlaceValue, SmoothCount),
     "primes": (PlaceValue, SmoothCount, PrimePhases),
+    "waves": (PlaceValue, SmoothCount, Boundaries),
 }
 
 
@@ -204,8 +275,9 @@ def residual_features(tokens, smooth, start=0):
     CLIP_SPACINGS and clipped to [-1, 1], the remainder, how far γ̄ lies above ⌊u⌋ · 10^k, and how far below (⌊u⌋ + 1) · 10^k.
     Before the point, k counts down from γ̄'s own number of digits, for the value's is not known yet.
 
-    tokens: uint8 (B, T). smooth: float64 (B,), γ̄. Returns (code, neighbor's code, weight, distances): int64 (B, T - start)
-    twice, float32 (B, T - start) and (B, T - start, 4).
+    tokens: uint8 (B, T). smooth: float64 (B,), γ̄. Returns (code, neighbor's code, weight, distances, offset, slot): int64
+    (B, T - start) twice, float32 (B, T - start) and (B, T - start, 4); what is written minus γ̄, float32 (B, T - start), clipped;
+    and which of STEPS tells of the next digit, int64 (B, T - start): 0 for k ≥ 1, then one for each of k = 0, -1, …
     """
     B, T = tokens.shape
     columns = np.ascontiguousarray(tokens.T)
@@ -214,6 +286,8 @@ def residual_features(tokens, smooth, start=0):
     code, neighbor_code = (np.full((T - start, B), NOTHING_LEFT, np.int64) for _ in range(2))
     weight = np.zeros((T - start, B), np.float32)
     distance = np.zeros((T - start, DISTANCES, B), np.float32)
+    offset, slot = np.zeros((T - start, B), np.float32), np.full((T - start, B), len(STEPS), np.int64)
+    rows, seen = np.arange(B), np.zeros((len(STEPS) + 1, B), bool)  # seen: slots of earlier columns
 
     written = np.zeros(B, np.int64)  # the characters so far as a number, in millionths, places as γ̄ has them
     exponent = np.searchsorted(POWERS, target // FIXED, side="right") - 1  # k of the next digit
@@ -233,14 +307,17 @@ def residual_features(tokens, smooth, start=0):
             exponent = np.where(is_digit, exponent - 1, np.where(is_point & ~after_point, -1, exponent))
             after_point |= is_point
         after_colon |= token == COLON
+        wants_point = after_colon & ~after_point & (exponent < 0)
+        wants_end = after_colon & after_point & (exponent < -DECIMALS)
+        wants_digit = after_colon & ~wants_point & ~wants_end
+        here = np.where(wants_digit, np.clip(1 - exponent, 0, len(STEPS)), len(STEPS))
+        repeated = seen[here, rows] & (here > 0)  # only where characters do not make a number, as padding
+        seen[here, rows] = True
         if column < start or not after_colon.any():
             continue
         left = target - written
         unit = POWERS[np.clip(exponent + 6, 0, 18)]
         u = np.floor_divide(left, unit)
-        wants_point = after_colon & ~after_point & (exponent < 0)
-        wants_end = after_colon & after_point & (exponent < -DECIMALS)
-        wants_digit = after_colon & ~wants_point & ~wants_end
         above = left - u * unit
         below = unit - above
         neighbor = u + np.where(above < below, -1, 1)
@@ -250,14 +327,16 @@ def residual_features(tokens, smooth, start=0):
         neighbor_code[column - start] = np.where(wants_digit, np.clip(neighbor, LOWEST, HIGHEST) - LOWEST, NOTHING_LEFT)
         nearness = 1 - np.minimum(above, below) * (to_spacings * CLIP_SPACINGS / MAX_OFFSET)
         weight[column - start] = np.where(wants_digit, np.maximum(nearness, 0), 0)
+        offset[column - start] = np.clip(left / -FIXED, -MAX_WRITTEN_OFFSET, MAX_WRITTEN_OFFSET)
+        slot[column - start] = np.where(repeated, len(STEPS), here)
         distance[column - start] = (
             np.where(wants_digit, above / unit, 0),
             np.where(after_colon, np.clip(left * to_spacings, -1, 1), 0),
             np.where(wants_digit, np.minimum(above * to_spacings, 1), 0),
             np.where(wants_digit, np.minimum(below * to_spacings, 1), 0),
         )
-    by_row = (np.ascontiguousarray(array.T) for array in (code, neighbor_code, weight))
-    return *by_row, np.ascontiguousarray(distance.transpose(2, 0, 1))
+    by_row = [np.ascontiguousarray(array.T) for array in (code, neighbor_code, weight, offset, slot)]
+    return *by_row[:3], np.ascontiguousarray(distance.transpose(2, 0, 1)), *by_row[3:]
 
 
 def prime_phases(smooth, primes):
@@ -265,13 +344,3 @@ def prime_phases(smooth, primes):
     turns = np.asarray(smooth)[:, None] * (np.log(primes) / (2 * math.pi))
     turns -= np.floor(turns)
     return turns.astype(np.float32)
-
-
-def primes_up_to(limit):
-    """Return the primes up to `limit` as an int64 array, by the sieve of Eratosthenes."""
-    is_prime = np.ones(limit + 1, bool)
-    is_prime[:2] = False
-    for number in range(2, math.isqrt(limit) + 1):
-        if is_prime[number]:
-            is_prime[number * number :: number] = False
-    return np.flatnonzero(is_prime)

@@ -8,6 +8,7 @@
 """
 
 import datetime
+import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +23,13 @@ from common.processes import barrier, rank, world_size, wrap_ddp
 from common.signals import interruptible
 from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
 from model.batches import iterate_batches
+from model.index_embedding import Boundaries, parts_of
 from model.network import build_model
 from training.checkpoints import checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
 from training.model_card import NAME as MODEL_CARD
 from training.optimizer import learning_rate_at, make_optimizer, training_step
 from training.progress import Progress, Stopwatch, floats, remaining
+from zeta.riemann_siegel import smooth_zeros
 
 # What the row position and the weights of a run depend on; a resumed run must agree in all of it.
 IMMUTABLE_SETTINGS = ("data.interval_size", "data.first_round", "training.batch_size", "training.seed")
@@ -58,6 +61,7 @@ class TrainingRun:
         if rank() == 0:
             refuse_to_overwrite(config, args)
             require_zeros(config)
+            warn_of_few_numbers(config)
         barrier()
         run = cls.load_or_create(config, device, args.fresh, move_aside=rank() == 0)
         if run.rank == 0 and run.path is None:
@@ -179,6 +183,15 @@ def refuse_to_overwrite(config, args):
     """Raise UserError if there is a run and the command line says neither --resume nor --fresh."""
     if not args.resume and not args.fresh and checkpoint_files(config.checkpoint_folder):
         raise UserError(f"{config.checkpoint_folder} holds a run: go on with --resume, or move it aside with --fresh.")
+
+
+def warn_of_few_numbers(config):
+    """Warn if the sums of "waves" end before √(t/2π) at the last zeros, where the largest whole numbers begin to count."""
+    last = smooth_zeros(interval(config, config.data.K + 1)[0] + config.data.N)
+    needed = math.sqrt(last / (2 * math.pi))
+    if Boundaries in parts_of(config.model.index_embedding) and config.model.max_number < needed:
+        log.warning("model.max_number = %d is less than √(t/2π) = %.0f at the last zeros, t = %.0f: they will be less exact than "
+                    "with %d.", config.model.max_number, needed, last, math.ceil(1.6 * needed))  # fmt: skip
 
 
 def archive_run(config):

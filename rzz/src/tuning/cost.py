@@ -48,7 +48,7 @@ def parameters_of(model):
     d_k, d_v, d_ff = model.head_sizes()
     biases_and_norms = heads * (2 * d_k + d_v) + d + d_ff + d + 4 * d
     token_embedding_norm_and_head = len(vocabulary) * d + 2 * d + (d + 1) * len(vocabulary)
-    index_embedding = sum(part.cost(model, 0)[0] for part in parts_of(model.index_embedding))
+    index_embedding = sum(part.cost(model, 0).parameters for part in parts_of(model.index_embedding))
     return model.num_layers * (block_parameters(model) + biases_and_norms) + token_embedding_norm_and_head + index_embedding
 
 
@@ -72,12 +72,14 @@ def activation_bytes(model, T):
         computed += 2 * d + 2 * heads * T
     R = wanted_columns(T)
     blocks = (model.num_layers - 1) * T * (seen + computed) + T * seen + R * (computed + d)
-    return BYTES * (blocks + R * (2 * d + 3 * len(vocabulary)))
+    index_embedding = sum(part.cost(model, T).row_floats for part in parts_of(model.index_embedding))
+    return BYTES * (blocks + R * (2 * d + 3 * len(vocabulary)) + index_embedding)
 
 
 def state_bytes(model):
-    """Bytes of weights, gradients and AdamW's averages."""
-    return BYTES * OPTIMIZER_COPIES * parameters_of(model)
+    """Bytes that do not depend on the batch size: weights, gradients, AdamW's averages, and what is made of the weights alone."""
+    made_of_weights = sum(part.cost(model, 0).batch_floats for part in parts_of(model.index_embedding))
+    return BYTES * (OPTIMIZER_COPIES * parameters_of(model) + made_of_weights)
 
 
 def memory_gb(config):
@@ -93,7 +95,7 @@ def flops_per_zero(model, T):
     computed = (model.num_layers - 1) * T + R  # columns, over all blocks
     attention = computed * model.num_heads * T * (d_k + d_v)
     keys_and_values = (T - R) * model.d_model * model.num_heads * (d_k + d_v)  # of columns that the last block only looks at
-    index_embedding = sum(part.cost(model, T)[1] for part in parts_of(model.index_embedding))
+    index_embedding = sum(part.cost(model, T).products for part in parts_of(model.index_embedding))
     products = computed * block_parameters(model) + keys_and_values + R * len(vocabulary) * model.d_model + index_embedding
     return 3 * 2 * (products + attention)
 

@@ -9,7 +9,7 @@ import json
 from typing import NamedTuple
 
 from common.config import GRID_AXES, Config, has_valid_head_dims
-from model.index_embedding import PrimePhases, parts_of
+from model.index_embedding import Boundaries, PrimePhases, parts_of
 from tuning.cost import memory_gb, training_hours
 
 
@@ -92,7 +92,10 @@ def trial_key_settings(settings):
     """Return all that the curve of a trial depends on, as a dictionary: the same for the same training, however written."""
     model, training = dataclasses.asdict(settings.model), dataclasses.asdict(settings.training)
     model["d_k"], model["d_v"], model["d_ff"] = settings.model.head_sizes()
-    if PrimePhases not in parts_of(settings.model.index_embedding):
+    parts = parts_of(settings.model.index_embedding)
+    if Boundaries not in parts:
+        del model["max_number"]
+    if not {PrimePhases, Boundaries} & set(parts):
         del model["max_prime"]
     for key in ("epochs", "max_bad_steps", "checkpoint_interval", "log_interval", "validation_interval", "compile", "precision"):
         del training[key]

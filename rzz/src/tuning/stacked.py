@@ -16,12 +16,14 @@ import math
 import torch
 from torch import nn
 from torch.func import functional_call, vmap
+from torch.nn import functional as F
 
 from common.devices import end_step, seed_device, to_cpu
 from model.network import build_model, cross_entropy
 from training.optimizer import ADAMW, learning_rate_at, make_optimizer
 from transformer import evaluating
 
+ROW_MULTIPLE = 64
 LOSS_WINDOW = 20  # losses whose mean says what a trial has learned
 
 
@@ -65,9 +67,12 @@ class StackedModels:
         ordered = [parameter for group in single.param_groups for parameter in group["params"]]
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         self.shapes = {names[id(parameter)]: parameter.shape for parameter in ordered}
-        self.weights = torch.cat([parameter.detach().flatten() for parameter in ordered]).repeat(len(members), 1)
         sizes = [sum(parameter.numel() for parameter in group["params"]) for group in single.param_groups]
-        self.groups = list(zip(self.weights.split(sizes, dim=1), single.param_groups, strict=True))  # with weight decay and without
+        self.size = sum(sizes)  # of a row without its padding, which has vector instructions treat the rows of all trials alike
+        weights = F.pad(torch.cat([parameter.detach().flatten() for parameter in ordered]), (0, -self.size % ROW_MULTIPLE))
+        self.weights = weights.repeat(len(members), 1)
+        rows = self.weights[:, : self.size].split(sizes, dim=1)
+        self.groups = list(zip(rows, single.param_groups, strict=True))  # with weight decay and without
         self.leaves = {name: stacked.requires_grad_() for name, stacked in self.named(self.weights).items()}
         self.ema_weights = self.weights.clone()
         # AdamW has one learning rate. So it updates a tensor of zeros at the rate 1, and each trial adds that times its own rate.
@@ -88,7 +93,7 @@ class StackedModels:
 
     def named(self, rows):
         """Return rows (trials, parameters) as the model's named parameters, each (trials, *its shape), without a copy."""
-        parameters = rows.split([shape.numel() for shape in self.shapes.values()], dim=1)
+        parameters = rows[:, : self.size].split([shape.numel() for shape in self.shapes.values()], dim=1)
         return {name: columns.view(len(rows), *shape)
                 for (name, shape), columns in zip(self.shapes.items(), parameters, strict=True)}  # fmt: skip
 
@@ -114,7 +119,8 @@ class StackedModels:
         seed_device(self.device, training.seed, self.steps)
         losses = self.losses_of(self.leaves, batch, "mean")
         gradients = torch.autograd.grad(losses.sum(), list(self.leaves.values()))
-        gradients = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1, out=self.adamw_update.grad)
+        torch.cat([gradient.flatten(1) for gradient in gradients], dim=1, out=self.adamw_update.grad[:, : self.size])
+        gradients = self.adamw_update.grad
         norms = gradients.norm(dim=1)
         self.finite &= torch.isfinite(losses) & torch.isfinite(norms)
         gradients *= (training.gradient_clip / (norms + 1e-6)).clamp(max=1)[:, None]
@@ -150,8 +156,9 @@ class StackedModels:
 
     def state(self, member):
         """Return all that one trial needs to go on later, as CPU tensors and plain types."""
-        averages = {name: self.optimizer.state[self.adamw_update][name][member] for name in ("exp_avg", "exp_avg_sq")}
-        return to_cpu({"weights": self.weights[member], "averaged": self.ema_weights[member], **averages, "steps": self.steps,
+        averages = {name: self.optimizer.state[self.adamw_update][name] for name in ("exp_avg", "exp_avg_sq")}
+        rows = {"weights": self.weights, "averaged": self.ema_weights, **averages}
+        return to_cpu({**{name: row[member, : self.size] for name, row in rows.items()}, "steps": self.steps,
                        "finite": self.finite[member], "first_loss": self.first_losses[member],
                        "last_losses": self.last_losses[member]})  # fmt: skip
 
@@ -159,8 +166,10 @@ class StackedModels:
         """Go on from what `state` returned for each trial; all have made the same number of steps."""
         self.steps = states[0]["steps"]
         stacked = {name: torch.stack([state[name] for state in states]).to(self.device) for name in states[0] if name != "steps"}
-        self.weights.copy_(stacked["weights"])
-        self.ema_weights.copy_(stacked["averaged"])
-        averages = {"step": torch.tensor(float(self.steps)), **{name: stacked[name] for name in ("exp_avg", "exp_avg_sq")}}
+        self.weights[:, : self.size] = stacked["weights"]
+        self.ema_weights[:, : self.size] = stacked["averaged"]
+        padding = (0, self.weights.shape[1] - self.size)
+        averages = {"step": torch.tensor(float(self.steps)),
+                    **{name: F.pad(stacked[name], padding) for name in ("exp_avg", "exp_avg_sq")}}  # fmt: skip
         self.optimizer.load_state_dict({"state": {0: averages}, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.finite, self.first_losses, self.last_losses = (stacked[name] for name in ("finite", "first_loss", "last_losses"))

@@ -1,0 +1,122 @@
+"""Sums of waves over whole numbers and prime powers, at the heights where the next digit of a zero could end.
+
+    waves = BoundaryWaves(config.model)
+    vectors = waves(features)                            # (B, T, d_model); features: what Boundaries.features returns
+
+One of the parts of an index embedding is made of this (model.index_embedding.Boundaries).
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+# The heights at which phases are taken, as steps from where a slot begins: about the multiple of ten nearest to γ̄, for the carries
+# of all higher digits; and at the eleven ends of the ten intervals that the units, tenths and hundredths cut.
+STEPS = (np.arange(-1, 2), np.arange(11), np.arange(11) / 10, np.arange(11) / 100)
+SIZES = [len(steps) for steps in STEPS]
+NUMBER_CHANNELS, PRIME_CHANNELS, KNOTS = 4, 2, 8
+HIDDEN, DECISIONS = 24, 8  # units of the two layers that read a boundary
+
+
+class Waves(nn.Module):
+    """Channels G_h(t) = Σ c_h(n) exp(−i t log n) at all STEPS, with complex weights c_h that are learned functions of log n.
+
+    c_h(n) = n^(−s_h) · (piecewise linear in log n between KNOTS values); s_h begins at 0. A weight of its own for every n learns
+    the zeros at one height and has forgotten them 10,000 zeros later. apart: None, or bool (N,): which n have knots of their own.
+    """
+
+    def __init__(self, numbers, channels, apart=None, std=0.1):
+        super().__init__()
+        logs = np.log(numbers)
+        position = (logs - logs[0]) / max(logs.max() - logs[0], 1e-9) * (KNOTS - 1)
+        hats = np.maximum(0, 1 - np.abs(position - np.arange(KNOTS)[:, None]))
+        hats = hats if apart is None else np.concatenate([hats * ~apart, hats * apart])
+        turns = np.concatenate(STEPS)[:, None, None] * logs
+        self.shape = nn.Parameter(torch.randn(2, channels, len(hats)) * std)
+        self.fall = nn.Parameter(torch.zeros(channels, 1))
+        for name, table in (("logs", logs), ("hats", hats), ("cos", np.cos(turns)), ("sin", np.sin(turns))):
+            self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
+
+    def forward(self, cos, sin):
+        """cos, sin: (slots, B, N), of t log n at each slot's beginning. Returns (re, im), (B, boundaries, channels) each."""
+        re, im = (self.shape @ self.hats) * (-self.fall * self.logs).exp()
+        # A step of u turns wave n by −u log n. The weights are turned instead: they are few, and the same for all rows.
+        re, im = re * self.cos + im * self.sin, im * self.cos - re * self.sin  # (boundaries, channels, N)
+        matrix = torch.cat([torch.cat([re, im], -1), torch.cat([im, -re], -1)], dim=1).split(SIZES)
+        waves = torch.cat([cos, sin], -1)
+        sums = torch.cat([F.linear(wave, part.flatten(0, 1)) for wave, part in zip(waves, matrix, strict=True)], -1)
+        return sums.view(waves.shape[1], sum(SIZES), 2, -1).unbind(2)
+
+
+class BoundaryWaves(nn.Module):
+    """The parameters of Boundaries."""
+
+    def __init__(self, settings):
+        super().__init__()
+        base = prime_powers(max(settings.max_prime, settings.max_number))
+        n = np.arange(len(base))
+        kept = (n >= 1) & ((n <= settings.max_number) | ((base > 1) & (n <= settings.max_prime)))
+        others, powers = n[kept & (base == 1)], n[kept & (base > 1)]
+        self.numbers = np.concatenate([others, powers])  # so that both sums are over a slice
+        self.summed, self.powers = int((self.numbers <= settings.max_number).sum()), len(powers)
+        self.over_numbers = Waves(self.numbers[: self.summed], NUMBER_CHANNELS)
+        self.over_powers = Waves(powers, PRIME_CHANNELS, apart=powers != base[powers], std=0.01)
+        self.fade = nn.Parameter(torch.tensor([-0.8, 0.0]))
+        inputs = 2 * (NUMBER_CHANNELS + PRIME_CHANNELS) + 1
+        self.count, self.window = nn.Linear(2 * PRIME_CHANNELS, 1), nn.Parameter(torch.tensor([6.0, 0.5]))
+        self.hidden, self.decision = nn.Linear(inputs, HIDDEN), nn.Linear(HIDDEN + inputs, DECISIONS)
+        self.output = nn.ModuleList(nn.Linear(size * DECISIONS, settings.d_model) for size in SIZES)
+        tables = {"logs": np.log(self.numbers), "steps": np.concatenate(STEPS)}
+        for name, table in tables.items():
+            self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
+        self.register_buffer("slots", torch.arange(len(STEPS)), persistent=False)
+        self.register_buffer("slot_of_step", self.slots.repeat_interleave(torch.tensor(SIZES)), persistent=False)
+
+    def sums(self, features):
+        """Return what is summed at every boundary: (turned, primes, above), float32 (B, boundaries, 2 NUMBER_CHANNELS),
+        (B, boundaries, 2 PRIME_CHANNELS) and (B, boundaries, 1), real parts first. above is r."""
+        offset, density = features["offset"], features["density"]
+        angle = features["phase"] * (2 * math.pi) + offset.t()[..., None] * self.logs  # (slots, B, N)
+        cos, sin = angle.cos(), angle.sin()
+        slope, shift = self.fade
+        share = (10 * (slope * (self.logs[: self.summed] - math.pi * density) + shift)).sigmoid()  # of log(n / √(γ̄/2π))
+        re, im = self.over_numbers(cos[..., : self.summed] * share, sin[..., : self.summed] * share)
+        primes_re, primes_im = self.over_powers(cos[..., -self.powers :], sin[..., -self.powers :])
+        above = ((offset[:, self.slot_of_step] + self.steps) * density)[..., None]
+        cos, sin = (math.pi * above).cos(), (math.pi * above).sin()
+        turned = torch.cat([cos * re - sin * im, cos * im + sin * re], dim=-1)
+        return turned, torch.cat([primes_re, primes_im], dim=-1), above
+
+    def forward(self, features):
+        turned, primes, above = self.sums(features)
+        turned = turned * (1 + turned.square().mean(-1, keepdim=True)).rsqrt()
+        count = above + self.count(primes)  # about N(t) − (i − 1/2); where it is far from 0, the sign belongs to another zero
+        turned = turned * (self.window[0] * (self.window[1] - count.square())).sigmoid()
+        read = torch.cat([turned, primes, count.clamp(-3, 3)], dim=-1)
+        decided = self.decision(torch.cat([self.hidden(read).tanh(), read], dim=-1)).tanh()
+        of_slots = [output(part.flatten(1)) for output, part in zip(self.output, decided.split(SIZES, dim=1), strict=True)]
+        chosen = (features["slot"][..., None] == self.slots) * features["weight"][..., None]  # (B, T, slots)
+        return chosen @ torch.stack(of_slots, dim=1)
+
+
+def primes_up_to(limit):
+    """Return the primes up to `limit` as an int64 array, by the sieve of Eratosthenes."""
+    is_prime = np.ones(limit + 1, bool)
+    is_prime[:2] = False
+    for number in range(2, math.isqrt(limit) + 1):
+        if is_prime[number]:
+            is_prime[number * number :: number] = False
+    return np.flatnonzero(is_prime)
+
+
+def prime_powers(limit):
+    """Return for each of 0 … limit the prime of which it is a power, else 1; int64 (limit + 1,)."""
+    base = np.ones(limit + 1, np.int64)
+    for prime in primes_up_to(limit).tolist():
+        power = prime
+        while power <= limit:
+            base[power], power = prime, power * prime
+    return base

@@ -1,0 +1,101 @@
+"""The sums at the boundaries of the next digit are those of their formulas, written out with complex numbers and mpmath."""
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+
+from common.config import ModelConfig
+from model.index_embedding import Boundaries, IndexRows
+from model.tokenizer import encode
+from model.waves import STEPS, prime_powers, primes_up_to
+from zeta.riemann_siegel import smooth_zeros
+
+TEXTS, INDEXES = ["b110000:81584.3634e", "b99999:74919.0", "b20010:18055.7"], [110_000, 99_999, 20_010]
+NO_SLOT = len(STEPS)
+
+
+def part_and_rows(texts=TEXTS, indexes=INDEXES):
+    torch.manual_seed(1)
+    tokens = np.array([encode(text.ljust(20, "p")) for text in texts], np.uint8)
+    return Boundaries(ModelConfig(d_model=8, max_number=60, max_prime=30)), IndexRows(tokens, np.array(indexes), 0)
+
+
+def heights(features, smooth):
+    """The heights of all boundaries, float64 (B, boundaries)."""
+    slot_of_step = np.repeat(np.arange(len(STEPS)), [len(steps) for steps in STEPS])
+    return smooth[:, None] + features["offset"].double().numpy()[:, slot_of_step] + np.concatenate(STEPS)
+
+
+def test_the_boundaries_are_where_the_next_digit_would_change():
+    part, rows = part_and_rows()
+    features = part.features(rows)
+    found = heights(features, smooth_zeros(rows.indexes))
+    written = [(81580, 81584, 81584.3), (74910, 74919, 74919.0), (18050, 18055, 18055.7)]  # before units, tenths, hundredths
+    for row, (units, tenths, hundredths) in enumerate(written):
+        ten = round(rows.smooth[row] / 10) * 10
+        ends = [units + np.arange(11), tenths + np.arange(11) / 10, hundredths + np.arange(11) / 100]
+        np.testing.assert_allclose(found[row], np.concatenate([[ten - 1, ten, ten + 1], *ends]), atol=5e-6)
+    slots = features["slot"][0].tolist()  # after each character of b110000:81584.3634e: which digit comes next
+    assert slots == [NO_SLOT] * 7 + [0] * 4 + [1, NO_SLOT, 2, 3] + [NO_SLOT] * 5
+
+
+def test_both_sums_are_those_of_the_formula_at_every_boundary():
+    part, rows = part_and_rows()
+    features, waves = part.features(rows), part.waves
+    t = heights(features, rows.smooth)
+    with torch.no_grad():
+        for seed, sums in enumerate((waves.over_numbers, waves.over_powers)):
+            sums.shape.normal_(generator=torch.Generator().manual_seed(seed))
+            sums.fall.uniform_(0.2, 0.8, generator=torch.Generator().manual_seed(seed))
+        turned, primes, above = (found.double().numpy() for found in waves.sums(features))
+    logs = np.log(waves.numbers)
+    turns = np.exp(-1j * t[..., None] * logs)  # n^(−it), (B, boundaries, N)
+
+    def weights(sums):
+        re, im = ((sums.shape @ sums.hats) * (-sums.fall * sums.logs).exp()).double().detach().numpy()
+        return (re + 1j * im).T
+
+    over_powers = turns[..., -waves.powers :] @ weights(waves.over_powers)
+    np.testing.assert_allclose(primes, np.concatenate([over_powers.real, over_powers.imag], -1), atol=2e-3)
+    density = np.log(rows.smooth / (2 * np.pi)) / (2 * np.pi)
+    np.testing.assert_allclose(above[..., 0], (t - rows.smooth[:, None]) * density[:, None], atol=1e-5)
+    slope, shift = waves.fade.tolist()
+    edge = np.log(np.sqrt(rows.smooth / (2 * np.pi)))[:, None]
+    share = 1 / (1 + np.exp(-10 * (slope * (logs[: waves.summed] - edge) + shift)))
+    over_numbers = (turns[..., : waves.summed] * share[:, None]) @ weights(waves.over_numbers) * np.exp(1j * np.pi * above)
+    np.testing.assert_allclose(turned, np.concatenate([over_numbers.real, over_numbers.imag], -1), atol=5e-3)
+
+
+def test_with_the_weights_of_the_riemann_siegel_formula_the_turned_sum_is_z():
+    """What training has to find: c(n) = n^(−1/2), cut at √(t/2π). Z(t) = 2 Re e^{iθ(t)} Σ n^(−1/2−it), and θ(γ̄) = π(i − 3/2)."""
+    part, rows = part_and_rows(["b20010:18055.7"], [20_010])
+    features = part.features(rows)
+    with torch.no_grad():
+        part.waves.over_numbers.shape.zero_()[0] = 1
+        part.waves.over_numbers.fall.fill_(0.5)
+        part.waves.fade.copy_(torch.tensor([-200.0, 0.0]))
+        turned = part.waves.sums(features)[0][0]
+    found = -2 * turned[:, -1].double().numpy()  # the index is even: e^{iθ(γ̄)} = i, and Re iG = −Im G
+    expected = np.array([float(mpmath.siegelz(t)) for t in heights(features, rows.smooth)[0]])
+    remainder = (rows.smooth[0] / (2 * np.pi)) ** -0.25
+    assert np.abs(found - expected).max() < remainder < 0.2 * np.abs(expected).max()
+    large = np.abs(expected) > remainder
+    assert large.sum() > 20 and (np.sign(found) == np.sign(expected))[large].all()
+
+
+def test_columns_whose_next_digit_has_no_boundaries_are_told_nothing():
+    part, rows = part_and_rows()
+    features = part.features(rows)
+    with torch.no_grad():
+        (vectors,) = part({**features, "weight": torch.ones(features["slot"].shape)})
+    silent = features["slot"] == NO_SLOT
+    assert silent.any() and (vectors[silent] == 0).all() and (vectors[~silent] != 0).any(-1).all()
+
+
+@pytest.mark.parametrize("limit", [2, 3, 100, 128])
+def test_primes_and_their_powers_are_those_that_trial_division_finds(limit):
+    primes = [n for n in range(2, limit + 1) if all(n % d for d in range(2, n))]
+    assert primes_up_to(limit).tolist() == primes
+    bases = [next((p for p in primes for k in range(1, 8) if p**k == n), 1) for n in range(limit + 1)]
+    assert prime_powers(limit).tolist() == bases
