@@ -278,8 +278,8 @@ def test_a_log_that_lost_lines_has_none_twice_after_resumes(config, tmp_path, mo
 @pytest.mark.parametrize("kind, warned", [("waves", True), ("primes", False)])
 def test_sums_that_end_too_early_for_the_height_are_warned_of(run_folder, caplog, kind, warned):
     settings = json.loads((run_folder / "config.json").read_text())
-    settings["model"] |= {"index_embedding": kind, "max_number": 8}  # √(t/2π) is 14.9 at zero 920, t = 1394
+    settings["model"] |= {"index_embedding": kind, "max_number": 8}  # √(t/2π) is 14.9 at zero 920
     settings["data"]["K"] = 2
     config = load_config(write_config(run_folder, settings))
     run.warn_of_few_numbers(config)
-    assert ("√(t/2π) = 15 at the last zeros" in caplog.text) == warned
+    assert ("√(t/2π) = 15 at zero" in caplog.text) == warned

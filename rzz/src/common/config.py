@@ -73,6 +73,7 @@ class TrainingConfig:
     warmup_steps: int = setting(200, low=0)
     batch_size: int = setting(128, low=1, high=1_000_000)  # zeros
     weight_decay: float = setting(0.01, low=0)
+    index_noise: float = setting(0.5, low=0, high=1)  # "waves": share of the index's digits that are random in training
     gradient_clip: float = setting(1.0, low=1e-12)  # largest norm of all gradients together
     checkpoint_interval: int = setting(1000, low=1)  # steps between saves of checkpoints/last.pt
     log_interval: int = setting(100, low=1)  # steps between lines in logs/training.log

@@ -12,10 +12,18 @@ import numpy as np
 import torch
 
 from common.devices import slicing_device
-from model.tokenizer import PAD
+from model.index_embedding import Boundaries, parts_of
+from model.tokenizer import COLON, PAD
 from transformer import on_device
 
 PREFETCH_ZEROS = 4096  # zeros whose features are prepared at once: enough that numpy's cost per call does not count, 8 MB
+
+
+class IndexNoise(NamedTuple):
+    """That digits of the index are random in training."""
+
+    share: float  # of the digits
+    seed: tuple[int, ...]
 
 
 class Batch(NamedTuple):
@@ -40,11 +48,23 @@ class Batch(NamedTuple):
         return Batch(self.tokens.to(device), self.targets.to(device), on_device(self.features, device), self.num_targets)
 
 
-def iterate_batches(model, dataset, batch_size, start=0, rank=0, world_size=1):
+def index_noise(config, *position):
+    """Return the IndexNoise of a pass over an interval, or None if the embedding needs the digits. position: which pass.
+
+    With all that "waves" tells of the index its digits are of no use. But the leading ones stay the same for a million zeros, so
+    weights come to rely on them, and the next ones that come are new: characters are then unsure that were certain before.
+    """
+    if Boundaries not in parts_of(config.model.index_embedding) or not config.training.index_noise:
+        return None
+    return IndexNoise(config.training.index_noise, (config.training.seed, *position))
+
+
+def iterate_batches(model, dataset, batch_size, start=0, rank=0, world_size=1, noise=None):
     """Yield a Batch on the model's device for each update of an epoch, from row `start` on, a multiple of `batch_size`.
 
     All have the same shape, the last one filled up with rows that carry no loss. Each rank gets its own rows of every batch.
-    The next chunk is prepared in the background; chunks begin at the same rows no matter where a training is resumed.
+    The next chunk is prepared in the background; chunks begin at the same rows no matter where a training is resumed. noise: an
+    IndexNoise or None.
     """
     device = model.head.weight.device
     size = batch_size * max(1, PREFETCH_ZEROS // batch_size)
@@ -52,7 +72,7 @@ def iterate_batches(model, dataset, batch_size, start=0, rank=0, world_size=1):
     rank_rows = rank * rows_per_rank + np.arange(rows_per_rank)  # rows of a batch; the last rank may have too few
 
     def prepare(row):
-        return background.submit(prepare_chunk, model.position_embedding, dataset, row, size, batch_size, rank_rows)
+        return background.submit(prepare_chunk, model.position_embedding, dataset, row, size, batch_size, rank_rows, noise)
 
     chunks = range(start // size * size, len(dataset), size)
     with ThreadPoolExecutor(max_workers=1) as background:
@@ -68,7 +88,7 @@ def iterate_batches(model, dataset, batch_size, start=0, rank=0, world_size=1):
                     yield batch._replace(num_targets=count)
 
 
-def prepare_chunk(position_embedding, dataset, row, size, batch_size, rank_rows):
+def prepare_chunk(position_embedding, dataset, row, size, batch_size, rank_rows, noise=None):
     """Return (chunk, num_targets): of up to `size` rows from `row` on, in batches, the rows `rank_rows` of each as one Batch
     on the CPU, and for each batch how many trajectories all of it has.
 
@@ -82,5 +102,17 @@ def prepare_chunk(position_embedding, dataset, row, size, batch_size, rank_rows)
     tokens, targets, indexes = tokens[chosen], targets[chosen, dataset.first :], indexes[chosen]
     targets[np.tile(rank_rows >= batch_size, size // batch_size)] = PAD
     features = position_embedding.features(tokens, indexes)
+    if noise is not None:
+        tokens = with_random_index(tokens, len(rank_rows), noise.share, np.random.default_rng((*noise.seed, row)))
     tokens, targets = (torch.from_numpy(array.astype(np.int64)) for array in (tokens, targets))
     return Batch(tokens, targets, features, sum(num_targets)), num_targets
+
+
+def with_random_index(tokens, rows, share, rng):
+    """Return `tokens`, uint8 (n · rows, T), with about `share` of the index's digits random, alike in each batch of `rows` rows."""
+    T = tokens.shape[1]
+    shape = len(tokens) // rows, T
+    chosen = rng.random(shape) < share
+    digits = rng.integers(0, 10, shape, dtype=np.uint8)
+    is_digit = (np.arange(T) > 0) & (np.arange(T) < (tokens == COLON).argmax(1)[:, None])
+    return np.where(is_digit & chosen.repeat(rows, 0), digits.repeat(rows, 0), tokens)

@@ -259,6 +259,11 @@ def describe_embedding(settings, kind=None):
     return ", ".join(part.description.format_map(vars(settings)) for part in parts)
 
 
+def numbers_in_main_sum(index):
+    """Return √(t/2π) at the height of a zero: how many whole numbers the main sum of the Riemann-Siegel formula has there."""
+    return math.sqrt(smooth_zeros(index) / (2 * math.pi))
+
+
 def position_from_colon(tokens, start=0):
     """Return int64 (B, T - start): 32 + column - column of the first ':'. The digit of 10^k of the index has 31 - k."""
     colon = (tokens == COLON).argmax(1)[:, None]

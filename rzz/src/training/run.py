@@ -22,14 +22,13 @@ from common.logs import log
 from common.processes import barrier, rank, world_size, wrap_ddp
 from common.signals import interruptible
 from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
-from model.batches import iterate_batches
-from model.index_embedding import Boundaries, parts_of
+from model.batches import index_noise, iterate_batches
+from model.index_embedding import Boundaries, numbers_in_main_sum, parts_of
 from model.network import build_model
 from training.checkpoints import checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
 from training.model_card import NAME as MODEL_CARD
 from training.optimizer import learning_rate_at, make_optimizer, training_step
 from training.progress import Progress, Stopwatch, floats, remaining
-from zeta.riemann_siegel import smooth_zeros
 
 # What the row position and the weights of a run depend on; a resumed run must agree in all of it.
 IMMUTABLE_SETTINGS = ("data.interval_size", "data.first_round", "training.batch_size", "training.seed")
@@ -112,7 +111,8 @@ class TrainingRun:
         progress, settings = self.progress, self.config.training
         self.stopwatch = Stopwatch(progress, self.device)
         while progress.epoch < settings.epochs:
-            yield from iterate_batches(self.model, self.training, settings.batch_size, progress.row, self.rank, world_size())
+            noise = index_noise(self.config, progress.round, progress.epoch)
+            yield from iterate_batches(self.model, self.training, settings.batch_size, progress.row, self.rank, world_size(), noise)
             progress.epoch, progress.row = progress.epoch + 1, 0
 
     def train_step(self, batch):
@@ -187,11 +187,11 @@ def refuse_to_overwrite(config, args):
 
 def warn_of_few_numbers(config):
     """Warn if the sums of "waves" end before √(t/2π) at the last zeros, where the largest whole numbers begin to count."""
-    last = smooth_zeros(interval(config, config.data.K + 1)[0] + config.data.N)
-    needed = math.sqrt(last / (2 * math.pi))
+    last = interval(config, config.data.K + 1)[0] + config.data.N
+    needed = numbers_in_main_sum(last)
     if Boundaries in parts_of(config.model.index_embedding) and config.model.max_number < needed:
-        log.warning("model.max_number = %d is less than √(t/2π) = %.0f at the last zeros, t = %.0f: they will be less exact than "
-                    "with %d.", config.model.max_number, needed, last, math.ceil(1.6 * needed))  # fmt: skip
+        log.warning("model.max_number = %d is less than √(t/2π) = %.0f at zero %d: the last zeros will be less exact than with %d.",
+                    config.model.max_number, needed, last, math.ceil(1.6 * needed))  # fmt: skip
 
 
 def archive_run(config):

@@ -94,7 +94,7 @@ def trial_key_settings(settings):
     model["d_k"], model["d_v"], model["d_ff"] = settings.model.head_sizes()
     parts = parts_of(settings.model.index_embedding)
     if Boundaries not in parts:
-        del model["max_number"]
+        del model["max_number"], training["index_noise"]
     if not {PrimePhases, Boundaries} & set(parts):
         del model["max_prime"]
     for key in ("epochs", "max_bad_steps", "checkpoint_interval", "log_interval", "validation_interval", "compile", "precision"):

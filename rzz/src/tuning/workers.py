@@ -27,7 +27,7 @@ from common.logs import log
 from common.processes import exit_with_parent
 from common.signals import save_requested, signals_blocked, unblock_signals
 from data_utils import tuning_splits
-from model.batches import iterate_batches
+from model.batches import index_noise, iterate_batches
 from model.metrics import scores
 from model.network import VALIDATION_BATCH
 from model.sampling import sampled_predictions
@@ -204,7 +204,7 @@ def train_job(job):
     if first_epoch:
         stack.load_states([state["stack"] for state in states])
         curves = [state["curve"] for state in states]
-    training_batches = list(iterate_batches(stack.model, training, size))
+    training_batches = list(iterate_batches(stack.model, training, size, noise=index_noise(job.trials[0].settings)))
     validation_batches = list(iterate_batches(stack.model, validation, min(VALIDATION_BATCH, len(validation))))
     for _ in range(first_epoch, job.last_epoch):
         for batch in training_batches:
