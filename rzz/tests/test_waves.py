@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.config import ModelConfig
-from model.index_embedding import Boundaries, IndexRows
+from model.index_embedding import LOWEST, Boundaries, IndexRows
 from model.tokenizer import encode
 from model.waves import STEPS, prime_powers, primes_up_to
 from zeta.riemann_siegel import smooth_zeros
@@ -88,8 +88,8 @@ def test_columns_whose_next_digit_has_no_boundaries_are_told_nothing():
     part, rows = part_and_rows()
     features = part.features(rows)
     with torch.no_grad():
-        (vectors,) = part({**features, "weight": torch.ones(features["slot"].shape)})
-    silent = features["slot"] == NO_SLOT
+        vectors, _ = part.waves({**features, "weight": torch.ones(features["slot"].shape)})
+    silent = (features["slot"] == NO_SLOT) | (features["slot"] == 0)
     assert silent.any() and (vectors[silent] == 0).all() and (vectors[~silent] != 0).any(-1).all()
 
 
@@ -99,3 +99,24 @@ def test_primes_and_their_powers_are_those_that_trial_division_finds(limit):
     assert primes_up_to(limit).tolist() == primes
     bases = [next((p for p in primes for k in range(1, 8) if p**k == n), 1) for n in range(limit + 1)]
     assert prime_powers(limit).tolist() == bases
+
+
+@pytest.mark.parametrize("text, smooth, below, above", [
+    ("b99:818", 81889.9634, 8, 9),  # the next ten begins 0.0366 above γ̄
+    ("b99:818", 81880.0366, 7, 8),  # it began 0.0366 below
+    ("b99:818", 81885.2, 8, 8),  # none is near
+    ("b99:81", 81999.9, 9, 9),  # 820 would have been written already
+    ("b99:82", 81999.9, 0, 0),  # it was: what follows is no longer open
+    ("b99:81", 82000.1, 9, 9),  # 819 although γ̄ has 820
+])  # fmt: skip
+def test_a_carry_is_decided_by_the_side_of_the_nearest_ten_unless_the_digits_so_far_have_decided(text, smooth, below, above):
+    part, rows = part_and_rows([text], [99])
+    rows.smooth = np.array([smooth])
+    features = part.features(rows)
+    column = len(text) - 1
+    with torch.no_grad():
+        part.digit.weight.copy_(torch.arange(len(part.digit.weight))[:, None].expand_as(part.digit.weight))  # each says its code
+        part.waves.carry.weight.zero_()
+        for bias, digit in ((-50.0, below), (50.0, above)):
+            part.waves.carry.bias.fill_(bias)
+            assert part(features)[0][0, column].tolist() == pytest.approx([digit - LOWEST] * 8)

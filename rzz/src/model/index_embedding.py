@@ -168,19 +168,24 @@ class PrimePhases(nn.Module):
         return PartCost(matrices + 2 * settings.d_model, matrices)
 
 
-class Boundaries(nn.Module):
+class Boundaries(SmoothCount):
     """What the phases say of the next digit: whether the zero lies before or after each height at which the digit would change.
 
     At a height t, r = (t − γ̄) · density is how many zeros the smooth count has more than i − 1/2. Two sums are learned there:
     over whole numbers, turned by exp(iπr) as the main sum of the Riemann-Siegel formula changes its sign at every zero, fading
     about n = √(t/2π) with a slope that is learned too; and over prime powers, as S(t) is made up. Two layers, the same at every
-    boundary, read both sums and r, and a linear layer for each slot reads what they say of all its boundaries.
+    boundary, read both sums and r, and a linear layer for each of units, tenths and hundredths reads what they say of it.
+
+    For the digits before the units, they say on which side of the multiple of ten nearest to γ̄ the zero lies: that chooses
+    between the digit that γ̄ has left and the one across, and nothing else is told there. So a carry at the thousands, which
+    hardly any zero has, is learned from those at the tens.
     """
 
-    description = "the phases of whole numbers to {max_number} and prime powers to {max_prime} where its next digit could end"
+    description = (f"{SmoothCount.description}, the phases of whole numbers to {{max_number}} and prime powers to {{max_prime}} "
+                   "where its next digit could end")  # fmt: skip
 
     def __init__(self, settings):
-        super().__init__()
+        super().__init__(settings)
         self.waves = BoundaryWaves(settings)
 
     def features(self, rows):
@@ -189,11 +194,21 @@ class Boundaries(nn.Module):
         begin += [np.where(slot == number, offset, np.float32(0)).sum(1) for number in range(1, len(STEPS))]
         density = (np.log(rows.smooth / (2 * math.pi)) / (2 * math.pi)).astype(np.float32)[:, None]
         arrays = {"phase": prime_phases(rows.smooth, numbers), "density": density, "offset": np.stack(begin, axis=1), "slot": slot}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return super().features(rows) | {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def forward(self, features):
         with torch.autocast(features["phase"].device.type, enabled=False):  # bfloat16 would lose the phases
-            return [self.waves(features)]
+            vectors, above_ten = self.waves(features)
+        # One of the two digits and not a mixture, which may be read as a third; its gradient is the mixture's.
+        above_ten = (above_ten > 0.5).float() + (above_ten - above_ten.detach())
+        code, neighbor = features["digit"], features["neighbor_digit"]
+        across = torch.where(neighbor > code, above_ten, 1 - above_ten)
+        across = torch.where(is_digit(code), across, 1.0) * is_digit(neighbor)  # the digits so far may leave no choice
+        before_units = features["slot"] == 0
+        across = (across * (before_units & (features["weight"] > 0)))[..., None]
+        digit, *distances = super().forward(features)
+        others = [vector * ~before_units[..., None] for vector in distances]  # nothing but that digit before the units
+        return [digit + across * (self.digit(neighbor) - digit), *others, vectors]
 
     @staticmethod
     def cost(settings, T):
@@ -203,11 +218,12 @@ class Boundaries(nn.Module):
         inputs = 2 * (NUMBER_CHANNELS + PRIME_CHANNELS) + 1
         sums = (2 * KNOTS + 1) * NUMBER_CHANNELS + (4 * KNOTS + 1) * PRIME_CHANNELS + 2 * PRIME_CHANNELS + 5
         layers = (inputs + 1) * HIDDEN + (inputs + HIDDEN + 1) * DECISIONS
-        output = (sum(SIZES) * DECISIONS + len(STEPS)) * settings.d_model
-        products = sum(SIZES) * (4 * (NUMBER_CHANNELS * numbers + PRIME_CHANNELS * powers) + layers + DECISIONS * settings.d_model)
+        output = (sum(SIZES[1:]) * DECISIONS + len(SIZES[1:])) * settings.d_model + SIZES[0] * DECISIONS + 1
+        products = sum(SIZES) * (4 * (NUMBER_CHANNELS * numbers + PRIME_CHANNELS * powers) + layers) + output
         row_floats = 2 * phases + 10 * numbers + 2 * len(STEPS) * powers + sum(SIZES) * 5 * HIDDEN
         batch_floats = sum(SIZES) * (4 * NUMBER_CHANNELS * numbers + 2 * (numbers + powers))
-        return PartCost(sums + layers + output, products, row_floats, batch_floats)
+        smooth = SmoothCount.cost(settings, T)
+        return PartCost(smooth.parameters + sums + layers + output, smooth.products + products, row_floats, batch_floats)
 
 
 KINDS = {
@@ -215,7 +231,7 @@ KINDS = {
     "place": (PlaceValue,),
     "smooth": (PlaceValue, SmoothCount),
     "primes": (PlaceValue, SmoothCount, PrimePhases),
-    "waves": (PlaceValue, SmoothCount, Boundaries),
+    "waves": (PlaceValue, Boundaries),
 }
 
 
@@ -244,6 +260,11 @@ class IndexEmbedding(nn.Module):
         """
         rows = IndexRows(np.asarray(tokens), np.asarray(indexes, np.int64), start)
         return {name: feature for part in self.parts for name, feature in part.features(rows).items()}
+
+
+def is_digit(code):
+    """Whether codes of residual_features are those of 0 to 9."""
+    return (code >= -LOWEST) & (code <= 9 - LOWEST)
 
 
 def parts_of(kind):

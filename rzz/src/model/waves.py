@@ -1,7 +1,7 @@
 """Sums of waves over whole numbers and prime powers, at the heights where the next digit of a zero could end.
 
     waves = BoundaryWaves(config.model)
-    vectors = waves(features)                            # (B, T, d_model); features: what Boundaries.features returns
+    vectors, above_ten = waves(features)                 # (B, T, d_model), (B, 1); features: what Boundaries.features returns
 
 One of the parts of an index embedding is made of this (model.index_embedding.Boundaries).
 """
@@ -68,7 +68,8 @@ class BoundaryWaves(nn.Module):
         inputs = 2 * (NUMBER_CHANNELS + PRIME_CHANNELS) + 1
         self.count, self.window = nn.Linear(2 * PRIME_CHANNELS, 1), nn.Parameter(torch.tensor([6.0, 0.5]))
         self.hidden, self.decision = nn.Linear(inputs, HIDDEN), nn.Linear(HIDDEN + inputs, DECISIONS)
-        self.output = nn.ModuleList(nn.Linear(size * DECISIONS, settings.d_model) for size in SIZES)
+        self.carry = nn.Linear(SIZES[0] * DECISIONS, 1)
+        self.output = nn.ModuleList(nn.Linear(size * DECISIONS, settings.d_model) for size in SIZES[1:])
         tables = {"logs": np.log(self.numbers), "steps": np.concatenate(STEPS)}
         for name, table in tables.items():
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
@@ -91,15 +92,17 @@ class BoundaryWaves(nn.Module):
         return turned, torch.cat([primes_re, primes_im], dim=-1), above
 
     def forward(self, features):
+        """Return the vectors (B, T, d_model) and how likely each zero lies above the multiple of ten nearest to γ̄, (B, 1)."""
         turned, primes, above = self.sums(features)
         turned = turned * (1 + turned.square().mean(-1, keepdim=True)).rsqrt()
         count = above + self.count(primes)  # about N(t) − (i − 1/2); where it is far from 0, the sign belongs to another zero
         turned = turned * (self.window[0] * (self.window[1] - count.square())).sigmoid()
         read = torch.cat([turned, primes, count.clamp(-3, 3)], dim=-1)
         decided = self.decision(torch.cat([self.hidden(read).tanh(), read], dim=-1)).tanh()
-        of_slots = [output(part.flatten(1)) for output, part in zip(self.output, decided.split(SIZES, dim=1), strict=True)]
-        chosen = (features["slot"][..., None] == self.slots) * features["weight"][..., None]  # (B, T, slots)
-        return chosen @ torch.stack(of_slots, dim=1)
+        decided = [part.flatten(1) for part in decided.split(SIZES, dim=1)]
+        of_slots = [output(part) for output, part in zip(self.output, decided[1:], strict=True)]
+        chosen = (features["slot"][..., None] == self.slots[1:]) * features["weight"][..., None]  # (B, T, slots)
+        return chosen @ torch.stack(of_slots, dim=1), self.carry(decided[0]).sigmoid()
 
 
 def primes_up_to(limit):

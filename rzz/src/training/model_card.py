@@ -96,7 +96,7 @@ def card_text(checkpoint, evaluation):
         loss=validation["loss"], nats_per_zero=validation["nats_per_zero"], mse_zeros=training["mse_zeros"],
         readable=format_number(validation["readable_validation"]), mse=format_number(validation["mse_validation"]),
         test=test_text(evaluation), digits=shortest if shortest == longest else f"{shortest} to {longest}",
-        prior=PRIOR if SmoothCount in parts_of(model.index_embedding) else NO_PRIOR,
+        prior=PRIOR if any(issubclass(part, SmoothCount) for part in parts_of(model.index_embedding)) else NO_PRIOR,
         versions=", ".join(f"{name} {meta[name]}" for name in ("python", "torch", "numpy", "mpmath") if name in meta),
         source=source_text(meta),
         settings=settings_json({section: values for section, values in settings.items() if section != "tuning"}),
