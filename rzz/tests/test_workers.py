@@ -119,11 +119,31 @@ def dying_job(job):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.fixture(params=[True, False], ids=["shared memory", "none"])
+def shared_memory(request, monkeypatch):
+    """With and without what processes share memory by, which is read-only in some containers."""
+    def refuse(*arguments):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/dev/shm/pym-1")
+
+    if not request.param:
+        monkeypatch.setattr(multiprocessing.get_context("spawn"), "Value", refuse)
+    return request.param
+
+
+def test_a_search_without_shared_memory_says_so_and_has_one_worker(whole_search, search_folder, monkeypatch, capsys):
+    monkeypatch.setattr(multiprocessing.get_context("spawn"), "Value", lambda *given: open("/dev/shm/none/such"))
+    assert tune(search_folder, "--set", "tuning.workers=2") == 0
+    said = capsys.readouterr().err
+    assert "/dev/shm" in said and "one worker" in said
+    assert rung_lines(search_folder) == rung_lines(whole_search[0])
+    assert not multiprocessing.active_children()
+
+
 def endless_job(job):
     time.sleep(3600)
 
 
-def test_a_job_is_not_waited_for_when_the_search_is_asked_to_stop(search_folder, monkeypatch):
+def test_a_job_is_not_waited_for_when_the_search_is_asked_to_stop(search_folder, monkeypatch, shared_memory):
     monkeypatch.setattr(workers, "train_job", endless_job)
     stop = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
     stop.start()
@@ -134,7 +154,7 @@ def test_a_job_is_not_waited_for_when_the_search_is_asked_to_stop(search_folder,
 @pytest.mark.parametrize("job, error, says", [
     (failing_job, ZeroDivisionError, "in a worker"), (dying_job, UserError, "set tuning.workers lower"),
 ])  # fmt: skip
-def test_a_crash_in_a_worker_is_an_error_and_not_a_result(search_folder, monkeypatch, job, error, says):
+def test_a_crash_in_a_worker_is_an_error_and_not_a_result(search_folder, monkeypatch, job, error, says, shared_memory):
     monkeypatch.setattr(workers, "train_job", job)
     with pytest.raises(error, match=says) as caught:
         tune(search_folder, "--set", "tuning.workers=1")

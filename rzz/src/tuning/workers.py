@@ -13,7 +13,8 @@ import json
 import math
 import multiprocessing
 import time
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+import traceback
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -129,20 +130,58 @@ def worker_pool(config, device):
     BrokenProcessPool from its Future, an error in it raises that error with its traceback.
     """
     context = multiprocessing.get_context("spawn")  # fork is not safe with the threads that torch has
-    with signals_blocked():  # multiprocessing begins a process of its own for what is shared
-        started = context.Value("i", 0)
-    arguments = (config, device, started)  # few bytes: more than a pipe holds would keep this process until a worker reads them
-    pool = ProcessPoolExecutor(worker_count(config, device), context, init_worker, arguments)
+    train = train_job
+    try:
+        with signals_blocked():  # multiprocessing begins a process of its own for what is shared
+            started = context.Value("i", 0)
+        arguments = (config, device, started)  # few bytes: more than a pipe holds would keep this process until a worker reads them
+        pool = ProcessPoolExecutor(worker_count(config, device), context, init_worker, arguments)
+    except OSError as error:
+        log.warning("Processes cannot share memory, which is /dev/shm on Linux (%s): one worker trains.", error.strerror)
+        pool, train = ThreadPoolExecutor(1), single_worker(context, config, device)
 
     def submit(job):
         with signals_blocked():
-            return pool.submit(train_job, job)
+            return pool.submit(train, job)
 
     try:
         yield submit
     finally:
         kill_workers()
         pool.shutdown(cancel_futures=True)
+        for killed in multiprocessing.active_children():
+            killed.join()
+
+
+def single_worker(context, config, device):
+    """Start one worker, with pipes alone; return train(job), which has it trained there. BrokenProcessPool if it dies."""
+    ours, theirs = context.Pipe()
+    with signals_blocked():
+        context.Process(target=serve, args=(theirs, config, device), daemon=True).start()
+    theirs.close()
+
+    def train(job):
+        try:
+            ours.send((train_job, job))
+            results, error, where = ours.recv()
+        except (EOFError, OSError) as lost:
+            raise BrokenProcessPool("the worker ended") from lost
+        if error is not None:
+            raise error from RuntimeError(where)
+        return results
+
+    return train
+
+
+def serve(connection, config, device):
+    """What the process of single_worker does: train the jobs that come through the connection."""
+    init_worker(config, device)
+    while True:
+        train, job = connection.recv()
+        try:
+            connection.send((train(job), None, ""))
+        except Exception as error:
+            connection.send((None, error, traceback.format_exc()))
 
 
 def kill_workers():
@@ -176,12 +215,14 @@ def as_completed(submit, jobs, stop):
 worker = None  # in the processes of the pool: (config, device, training, validation)
 
 
-def init_worker(config, device, started):
+def init_worker(config, device, started=None):
     """Prepare this process: it has one thread, ignores Ctrl-C, which the parent handles, and exits with its parent."""
     unblock_signals()
     global worker
-    with started.get_lock():
-        number, started.value = started.value, started.value + 1
+    number = 0
+    if started is not None:
+        with started.get_lock():
+            number, started.value = started.value, started.value + 1
     worker = (config, device_of_worker(device, number), *tuning_splits(config))
     torch.set_num_threads(1)
     tune_glibc_malloc()
