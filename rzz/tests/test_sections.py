@@ -81,3 +81,4 @@ def test_an_error_is_compared_with_the_smooth_counts():
     assert compare_mse(0.004, 0.05) == ("12.5", "smaller")
     assert compare_mse(0.085, 0.05) == ("1.7", "larger")
     assert compare_mse(0.0, 0.05) == ("inf", "smaller")
+    assert compare_mse(0.00003, 0.04449) == ("1,483", "smaller") and compare_mse(3e12, 1.0) == ("3e+12", "larger")

@@ -69,10 +69,9 @@ def accuracy_summary(training, evaluation):
 
 
 def compare_mse(mse, reference):
-    """('12.5', 'smaller') or ('1.7', 'larger'): an MSE compared with a reference."""
-    if mse > reference:
-        return f"{mse / reference:.3g}", "larger"
-    return f"{reference / mse if mse else math.inf:.3g}", "smaller"
+    """('12.5', 'smaller') or ('1.7', 'larger'): an MSE compared with a reference. Whole numbers from 1,000 to a billion."""
+    ratio = max(mse, reference) / min(mse, reference) if mse else math.inf
+    return f"{ratio:,.0f}" if 1000 <= ratio < 1e9 else f"{ratio:.3g}", "larger" if mse > reference else "smaller"
 
 
 def speed_numbers(training):
