@@ -37,13 +37,14 @@ def main():
 
 
 def print_curves(title, key, form, scales, embeddings):
+    curves = {(scale, embedding): curve(scale, embedding, key) for scale in scales for embedding in embeddings}
+    if not any(map(len, curves.values())):
+        return
     print(f"\n{title} at the end of each round, median of the seeds\n")
     print("| scale, embedding | " + " | ".join(map(str, range(1, 11))) + " |\n|" + "---|" * 11)
-    for scale in scales:
-        for embedding in embeddings:
-            rounds = curve(scale, embedding, key)
-            if len(rounds):
-                print(f"| {scale}, `{embedding}` | " + " | ".join(f"{value:{form}}" for value in rounds) + " |")
+    for (scale, embedding), rounds in curves.items():
+        if len(rounds):
+            print(f"| {scale}, `{embedding}` | " + " | ".join(f"{value:{form}}" for value in rounds) + " |")
 
 
 def curve(scale, embedding, key):
