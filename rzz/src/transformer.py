@@ -5,7 +5,7 @@
     logits = model(tokens, features)            # (B, T) -> (B, T, 16)
 
 What a token's place in the row means is not decided here: `position_embedding` is a module that turns `features` into
-vectors of size d_model, which are added to the token embeddings (model/index_embedding.py has the four kinds).
+vectors of size d_model, which are added to the token embeddings (model/index_embedding.py has the kinds).
 
 Pre-norm blocks as in Xiong et al., "On layer normalization in the transformer architecture" (2020); attention as in
 Vaswani et al., "Attention is all you need" (2017), masked explicitly and in float32: the fused kernels have given wrong
