@@ -116,7 +116,7 @@ class TuningConfig:
     grid: dict[str, list] = setting(lambda: {
         "epochs": list(range(1, 17)), "learning_rate": [0.0005, 0.001, 0.002, 0.004], "batch_size": [16, 32, 64, 128],
         "d_model": [64, 128], "num_heads": [4, 8], "num_layers": [2, 4], "d_k": [16, 32], "d_v": [16, 32], "dropout": [0.0, 0.1],
-        "index_embedding": ["digits", "smooth", "primes", "waves"],
+        "index_embedding": ["digits", "primes", "waves"],
     })  # fmt: skip
 
 
