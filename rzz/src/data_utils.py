@@ -27,7 +27,7 @@ from common.logs import progress_bar
 from common.processes import exit_with_parent
 from common.signals import signals_blocked, unblock_signals
 from model.tokenizer import PAD, decode, encode, encode_rows, targets_of_rows, trajectories, vocabulary, zero_text  # noqa: F401
-from zero_values import checked, checked_zeros, is_from, is_own_zeros_db, values_from, zeros_origin, zeros_source
+from zero_values import checked, checked_zeros, is_from, is_own_zeros_db, lacks_tables, values_from, zeros_origin, zeros_source
 
 log = logging.getLogger("rzz")
 FETCH_CHUNK = 16_384  # zeros; an interrupted fetch loses at most so many
@@ -245,7 +245,7 @@ def read_values(config, first, count):
     checked(values, first, str(path))
     if origin and not is_from(origin, wanted):
         raise ValueError(f"{path} holds zeros from {origin}, not from {wanted}")
-    if not origin and not wanted.endswith("tables "):
+    if not origin and not lacks_tables(wanted):
         for start in {0, count // 2, max(count - SAMPLE, 0)}:
             sample = values[start : start + SAMPLE]
             if (zeros_in_memory(config, first + start, len(sample)).values != sample).any():

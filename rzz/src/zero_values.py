@@ -73,7 +73,12 @@ def zeros_origin(config):
 
 def is_from(origin, wanted):
     """Return whether zeros of this origin are those `wanted`, both from zeros_origin; tables that are not there cannot differ."""
-    return origin == wanted or wanted.endswith("tables ") and origin.startswith(wanted)
+    return origin == wanted or lacks_tables(wanted) and origin.startswith(wanted)
+
+
+def lacks_tables(origin):
+    """Return whether an origin is that of Platt's tables whose folder is not there, so that nothing can be compared with them."""
+    return origin.endswith("tables ")
 
 
 def platt_folder(config):

@@ -21,8 +21,8 @@ from model.index_embedding import (
     PlaceValue,
     SmoothCount,
     describe_embedding,
+    phases_of,
     position_from_colon,
-    prime_phases,
     primes_up_to,
     residual_features,
 )
@@ -116,7 +116,7 @@ def test_prime_phases_keep_their_digits_at_great_height():
     assert len(primes) == 168 and primes[-1] == 997
     with mpmath.workdps(30):
         exact = [mpmath.frac(mpmath.mpf(height) * mpmath.log(int(p)) / (2 * mpmath.pi)) for p in primes]
-    found = prime_phases(np.array([height]), primes)[0]
+    found = phases_of(np.array([height]), primes)[0]
     assert np.abs(found - np.array(exact, float)).max() < 1e-7
 
 

@@ -154,7 +154,7 @@ class PrimePhases(nn.Module):
         self.phase_output = nn.Linear(settings.d_model, settings.d_model)
 
     def features(self, rows):
-        return {"phase": torch.from_numpy(prime_phases(rows.smooth, self.primes))}
+        return {"phase": torch.from_numpy(phases_of(rows.smooth, self.primes))}
 
     def forward(self, features):
         angle = features["phase"] * (2 * math.pi)
@@ -193,7 +193,7 @@ class Boundaries(SmoothCount):
         begin = [(np.rint(rows.smooth / 10) * 10 - rows.smooth).astype(np.float32)]
         begin += [np.where(slot == number, offset, np.float32(0)).sum(1) for number in range(1, len(STEPS))]
         density = (np.log(rows.smooth / (2 * math.pi)) / (2 * math.pi)).astype(np.float32)[:, None]
-        arrays = {"phase": prime_phases(rows.smooth, numbers), "density": density, "offset": np.stack(begin, axis=1), "slot": slot}
+        arrays = {"phase": phases_of(rows.smooth, numbers), "density": density, "offset": np.stack(begin, axis=1), "slot": slot}
         return super().features(rows) | {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def forward(self, features):
@@ -272,6 +272,11 @@ def parts_of(kind):
     if kind not in KINDS:
         raise UserError(f"model.index_embedding is {kind!r}, not one of {', '.join(KINDS)}.")
     return KINDS[kind]
+
+
+def embedding_cost(settings, T):
+    """Return the PartCost of all parts of the embedding of a ModelConfig together, for rows of T columns."""
+    return PartCost(*map(sum, zip(*(part.cost(settings, T) for part in parts_of(settings.index_embedding)), strict=True)))
 
 
 def describe_embedding(settings, kind=None):
@@ -365,8 +370,8 @@ def residual_features(tokens, smooth, start=0):
     return *by_row[:3], np.ascontiguousarray(distance.transpose(2, 0, 1)), *by_row[3:]
 
 
-def prime_phases(smooth, primes):
-    """Return γ̄ log p / 2π modulo 1 as float32 (B, primes), reduced in float64."""
-    turns = np.asarray(smooth)[:, None] * (np.log(primes) / (2 * math.pi))
+def phases_of(smooth, numbers):
+    """Return γ̄ log n / 2π modulo 1 as float32 (B, numbers), reduced in float64."""
+    turns = np.asarray(smooth)[:, None] * (np.log(numbers) / (2 * math.pi))
     turns -= np.floor(turns)
     return turns.astype(np.float32)

@@ -19,7 +19,7 @@ from zeta.riemann_siegel import gram_point, mean_spacing, smooth_zeros, theta
 MEASURES = {"mse": "MSE", "rmse": "RMSE", "median_absolute_error": "median |error|", "median_error_in_spacings": "in spacings",
             "readable": "readable", "nats_per_zero": "nats/zero", "nats_per_token": "nats/token"}  # fmt: skip
 REACH, GRID, HALVINGS = 4, 16, 24  # of explicit_formula: mean spacings to either side, grid points in each, bisections
-LOWEST = 7.0  # height below which there is no zero and, from 2π down, theta falls
+LOWEST_HEIGHT = 7.0  # height below which there is no zero and, from 2π down, theta falls
 WAVES_AT_ONCE = 1 << 15  # zeros × prime powers, so that they stay in the cache: 0.5 MB
 
 MEASURED = {"mse": NUMBER_OR_NONE, "rmse": NUMBER_OR_NONE, "median_absolute_error": NUMBER_OR_NONE,
@@ -123,8 +123,8 @@ def _solve(indexes, frequency, weight):
         sums[:, point] = waves.imag.sum(1)
         waves *= step
     heights = smooth[:, None] + offsets
-    below = theta(np.maximum(heights, LOWEST)) / math.pi + 1.5 - indexes[:, None] < sums
-    rows, cells = np.nonzero((below[:, :-1] != below[:, 1:]) & (heights[:, :-1] >= LOWEST))
+    below = theta(np.maximum(heights, LOWEST_HEIGHT)) / math.pi + 1.5 - indexes[:, None] < sums
+    rows, cells = np.nonzero((below[:, :-1] != below[:, 1:]) & (heights[:, :-1] >= LOWEST_HEIGHT))
 
     # The crossing nearest to γ̄ lies in one of the two cells nearest to it.
     order = np.lexsort((np.abs(cells + 0.5 - REACH * GRID), rows))

@@ -52,7 +52,7 @@ class Waves(nn.Module):
 
 
 class BoundaryWaves(nn.Module):
-    """The parameters of Boundaries."""
+    """The two sums at all boundaries, and the layers that read them: the part of Boundaries (which see) that is learned."""
 
     def __init__(self, settings):
         super().__init__()

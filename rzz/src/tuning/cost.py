@@ -19,7 +19,7 @@ from common.config import HardwareProfile, ModelConfig, Throughput, TrainingConf
 from common.devices import describe_device, fast_cores, synchronize
 from data_utils import RiemannZerosDataset
 from model.batches import iterate_batches
-from model.index_embedding import parts_of
+from model.index_embedding import embedding_cost
 from model.network import build_model
 from model.tokenizer import SCALE, vocabulary
 from training.optimizer import make_optimizer, training_step
@@ -48,8 +48,8 @@ def parameters_of(model):
     d_k, d_v, d_ff = model.head_sizes()
     biases_and_norms = heads * (2 * d_k + d_v) + d + d_ff + d + 4 * d
     token_embedding_norm_and_head = len(vocabulary) * d + 2 * d + (d + 1) * len(vocabulary)
-    index_embedding = sum(part.cost(model, 0).parameters for part in parts_of(model.index_embedding))
-    return model.num_layers * (block_parameters(model) + biases_and_norms) + token_embedding_norm_and_head + index_embedding
+    others = token_embedding_norm_and_head + embedding_cost(model, 0).parameters
+    return model.num_layers * (block_parameters(model) + biases_and_norms) + others
 
 
 def columns(last_index):
@@ -72,14 +72,12 @@ def activation_bytes(model, T):
         computed += 2 * d + 2 * heads * T
     R = wanted_columns(T)
     blocks = (model.num_layers - 1) * T * (seen + computed) + T * seen + R * (computed + d)
-    index_embedding = sum(part.cost(model, T).row_floats for part in parts_of(model.index_embedding))
-    return BYTES * (blocks + R * (2 * d + 3 * len(vocabulary)) + index_embedding)
+    return BYTES * (blocks + R * (2 * d + 3 * len(vocabulary)) + embedding_cost(model, T).row_floats)
 
 
 def state_bytes(model):
     """Bytes that do not depend on the batch size: weights, gradients, AdamW's averages, and what is made of the weights alone."""
-    made_of_weights = sum(part.cost(model, 0).batch_floats for part in parts_of(model.index_embedding))
-    return BYTES * (OPTIMIZER_COPIES * parameters_of(model) + made_of_weights)
+    return BYTES * (OPTIMIZER_COPIES * parameters_of(model) + embedding_cost(model, 0).batch_floats)
 
 
 def memory_gb(config):
@@ -95,8 +93,8 @@ def flops_per_zero(model, T):
     computed = (model.num_layers - 1) * T + R  # columns, over all blocks
     attention = computed * model.num_heads * T * (d_k + d_v)
     keys_and_values = (T - R) * model.d_model * model.num_heads * (d_k + d_v)  # of columns that the last block only looks at
-    index_embedding = sum(part.cost(model, T).products for part in parts_of(model.index_embedding))
-    products = computed * block_parameters(model) + keys_and_values + R * len(vocabulary) * model.d_model + index_embedding
+    head = R * len(vocabulary) * model.d_model
+    products = computed * block_parameters(model) + keys_and_values + head + embedding_cost(model, T).products
     return 3 * 2 * (products + attention)
 
 

@@ -23,7 +23,7 @@ from model.network import build_model, cross_entropy
 from training.optimizer import ADAMW, learning_rate_at, make_optimizer
 from transformer import evaluating
 
-ROW_MULTIPLE = 64
+ROW_MULTIPLE = 64  # weights
 LOSS_WINDOW = 20  # losses whose mean says what a trial has learned
 
 
