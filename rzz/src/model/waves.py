@@ -44,11 +44,15 @@ class Waves(nn.Module):
         """cos, sin: (slots, B, N), of t log n at each slot's beginning. Returns (re, im), (B, boundaries, channels) each."""
         re, im = (self.shape @ self.hats) * (-self.fall * self.logs).exp()
         # A step of u turns wave n by −u log n. The weights are turned instead: they are few, and the same for all rows.
-        re, im = re * self.cos + im * self.sin, im * self.cos - re * self.sin  # (boundaries, channels, N)
-        matrix = torch.cat([torch.cat([re, im], -1), torch.cat([im, -re], -1)], dim=1).split(SIZES)
-        waves = torch.cat([cos, sin], -1)
-        sums = torch.cat([F.linear(wave, part.flatten(0, 1)) for wave, part in zip(waves, matrix, strict=True)], -1)
-        return sums.view(waves.shape[1], sum(SIZES), 2, -1).unbind(2)
+        turned = torch.stack([re * self.cos + im * self.sin, im * self.cos - re * self.sin], dim=1)
+        matrices = [part.flatten(0, 2) for part in turned.split(SIZES)]  # (boundaries of the slot · 2 · channels, N)
+
+        def over_all(waves):
+            sums = torch.cat([F.linear(wave, matrix) for wave, matrix in zip(waves, matrices, strict=True)], dim=-1)
+            return sums.unflatten(-1, turned.shape[:-1]).unbind(2)
+
+        (cos_re, cos_im), (sin_re, sin_im) = over_all(cos), over_all(sin)
+        return cos_re + sin_im, cos_im - sin_re
 
 
 class BoundaryWaves(nn.Module):
