@@ -5,9 +5,6 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../environment.sh" requirements.txt
 
-# A model this small gains little from a second thread, and threads that spin while they wait for one another make it ten
-# times slower as soon as anything else runs on the machine.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 mkdir -p "$here/run"
 [ -f "$here/run/config.json" ] || cp "$here/config.json" "$here/run/config.json"
 "$python" "$here/../src/tune_hyper_parameters.py" --config "$here/run/config.json"

@@ -33,7 +33,7 @@ from common.devices import choose_device, compiled, cpu_name, describe_device, f
 from common.files import append_json_lines
 from common.logs import start_logging
 from common.text import format_row, format_table
-from data_utils import tuning_splits
+from data_utils import some_zeros, tuning_splits
 from model import reference
 from model.batches import PREFETCH_ZEROS, iterate_batches
 from model.network import build_model, cross_entropy_of, parameter_count
@@ -41,7 +41,7 @@ from model.sampling import sampled_predictions, sampled_texts, up_to_end
 from model.tokenizer import END, encode_prompts, encode_rows
 from training.optimizer import learning_rate_at, make_optimizer, training_step
 from transformer import generate
-from tuning.cost import compare_forecasts, flops_per_zero, measure_hardware, single_thread, some_zeros
+from tuning.cost import compare_forecasts, flops_per_zero, measure_hardware, single_thread
 from tuning.grid import grid_of
 from tuning.workers import as_completed, schedule_jobs, tuning_device, worker_count, worker_pool
 from zero_values import load_zeros_db

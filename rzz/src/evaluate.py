@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.cli import run_script, stage_parser
 from common.config import ModelConfig, UserError, load_config
-from common.devices import choose_device, describe_device
+from common.devices import choose_device, choose_threads, describe_device
 from common.files import atomic_write, write_json_lines
 from common.logs import log, start_logging
 from common.text import format_number, format_table
@@ -42,6 +42,7 @@ def main(argv=None):
     model = trained_model(checkpoint, path).to(device)
     model_config = ModelConfig(**checkpoint["config"]["model"])
     dataset = test_zeros(config)
+    choose_threads(device, lambda: cross_entropy_of(model, dataset.subset(slice(0, 128))), checkpoint["progress"].get("threads"))
 
     untrained = build_model(model_config, checkpoint["config"]["training"].get("seed", config.training.seed)).to(device)
     options = config.evaluation

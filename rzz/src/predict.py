@@ -26,7 +26,7 @@ from pathlib import Path
 
 from common.cli import run_script, stage_parser
 from common.config import UserError, load_config, row_fits
-from common.devices import choose_device, describe_device
+from common.devices import choose_device, choose_threads, describe_device
 from common.logs import log, progress_bar, start_logging
 from common.text import format_row
 from data_utils import zeros_in_memory
@@ -59,6 +59,7 @@ def main(argv=None):
     checkpoint, path = find_checkpoint(config, args.checkpoint)
     model = trained_model(checkpoint, path).to(device)
     log.info("model %s", path)
+    choose_threads(device, None, checkpoint["progress"].get("threads") or 1)
     training_range = trained_zeros(checkpoint)
     show(args, config, model, training_range, indexes)
     while args.interactive:

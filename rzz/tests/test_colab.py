@@ -95,7 +95,6 @@ def test_with_drive_the_run_lies_there(tmp_path, monkeypatch):
     mounted = []
     drive = types.SimpleNamespace(mount=mounted.append)
     monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(drive=drive))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     names = {"USE_DRIVE": True, "DRIVE_FOLDER": str(tmp_path), "SIZE": "small", "root": PROJECT, "Path": Path}
     exec(cell("run").source, names)
     assert mounted == ["/content/drive"] and names["run"] == tmp_path / "small"
@@ -106,7 +105,6 @@ def test_with_drive_the_run_lies_there(tmp_path, monkeypatch):
 @pytest.fixture
 def stage(checkout, monkeypatch):
     """The notebook's stage() on a run folder of its own."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     names = {"USE_DRIVE": False, "SIZE": "demo", "root": checkout, "Path": Path, "subprocess": subprocess, "sys": sys}
     exec(cell("run").source, names)

@@ -16,6 +16,7 @@ from common import devices
 from common.config import ModelConfig, TrainingConfig, UserError
 from common.devices import (
     choose_device,
+    choose_threads,
     compile_failure,
     compiled,
     device_count,
@@ -171,3 +172,40 @@ def test_training_multiplies_in_bfloat16_where_a_gpu_has_it(monkeypatch):
     for kind in ("mps", "xla", "cpu"):
         assert precision(torch.device(kind), "auto")[0] == torch.float32
         assert precision(torch.device(kind), "bfloat16")[0] == torch.bfloat16
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    """As on a machine with two cores whose user has not set OMP_NUM_THREADS; returns {threads: seconds of a step} to fill."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    now, threads, seconds = [0.0], [2], {}
+    monkeypatch.setattr(devices.torch, "get_num_threads", lambda: threads[0])
+    monkeypatch.setattr(devices.torch, "set_num_threads", lambda count: threads.__setitem__(0, count))
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: now[0])
+
+    def work():
+        now[0] += seconds[threads[0]]
+
+    seconds["work"] = work
+    return seconds
+
+
+@pytest.mark.parametrize("one, two, fastest", [(0.132, 0.085, 2), (0.132, 0.373, 1), (0.132, 3.766, 1)])
+def test_as_many_threads_compute_as_make_a_step_fastest(two_cores, one, two, fastest):
+    two_cores |= {1: one, 2: two}
+    assert choose_threads(torch.device("cpu"), two_cores["work"]) == (
+        fastest, f"a step takes {1e3 * one:.0f} ms with one, {1e3 * two:.0f} ms with 2")  # fmt: skip
+    assert torch.get_num_threads() == fastest
+
+
+def test_a_run_keeps_its_number_of_threads_and_the_user_has_the_last_word(two_cores, monkeypatch):
+    cpu, found = torch.device("cpu"), lambda *arguments: choose_threads(*arguments)[0]
+    assert found(cpu, None, 1) == torch.get_num_threads() == 1
+    assert choose_threads(cpu, None) == (1, "there is one core")
+    torch.set_num_threads(2)
+    two_cores |= {1: 1.0, 2: 2.0}
+    assert found(cpu, two_cores["work"], 8) == 1  # it began on a machine with more cores
+    torch.set_num_threads(2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert choose_threads(cpu, None, 1) == (2, "as OMP_NUM_THREADS says")
+    assert choose_threads(torch.device("meta"), None) == (None, "")

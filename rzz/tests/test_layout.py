@@ -15,7 +15,7 @@ ALLOWED = {  # of ours and of others: what the modules of a package, or a module
     "zeros_db": {"zeta", "mpmath"},
     "model": {"transformer", "zeta", "common", "torch", "numpy", "mpmath"},
     "zero_values": {"zeros_db", "zeta", "model.tokenizer", "common", "numpy", "mpmath"},
-    "data_utils": {"zero_values", "model.tokenizer", "common", "torch", "numpy"},
+    "data_utils": {"zero_values", "zeta", "model.tokenizer", "common", "torch", "numpy"},
     "training": {"model", "data_utils", "common", "torch", "numpy", "mpmath"},
     "tuning": {"training", "model", "data_utils", "transformer", "zeta", "common", "torch", "numpy"},
     "reporting": {"model", "zeta", "common", "numpy", "matplotlib"},

@@ -14,6 +14,7 @@ import train
 from common.config import ModelConfig, TrainingConfig, UserError, load_config
 from common.devices import FusedAdamW, fused_adamw
 from common.logs import LogFile, add_handler, log, terminal
+from common.signals import catch_stop_signals
 from data_utils import RiemannZerosDataset
 from model import network
 from model.network import build_model
@@ -283,3 +284,26 @@ def test_sums_that_end_too_early_for_the_height_are_warned_of(run_folder, caplog
     config = load_config(write_config(run_folder, settings))
     run.warn_of_few_numbers(config)
     assert ("√(t/2π) = 15 at zero" in caplog.text) == warned
+
+
+def test_a_resumed_run_computes_with_as_many_threads_as_before(config, monkeypatch, caplog):
+    asked = []
+
+    def choose_threads(device, work, before=None):
+        if before is None:
+            work()
+        asked.append(before)
+        return before or 1, "because"
+
+    whole = write_config(config.parent / "whole", SMALL_RUN)
+    training(whole)
+    monkeypatch.setattr(run, "choose_threads", choose_threads)
+    monkeypatch.setattr("train.catch_stop_signals", stop_after_the_third_step())
+    training(config)
+    monkeypatch.setattr("train.catch_stop_signals", catch_stop_signals)
+    training(config, "--resume")
+    assert asked == [None, 1]
+    assert "threads 1: because" in (config.parent / "logs" / "rzz.log").read_text()
+    first, second = (load_checkpoint(each.parent / "checkpoints" / "last.pt") for each in (whole, config))
+    # Steps that are timed leave no trace.
+    assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])

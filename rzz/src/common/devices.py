@@ -15,7 +15,9 @@ import os
 import platform
 import re
 import resource
+import statistics
 import subprocess
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,7 @@ from torch.nn import functional as F
 from common.config import UserError
 
 DEVICES = ("auto", "mps", "cuda", "xla", "cpu")
+THREADS_S = 1.0  # seconds that are spent on finding out how many threads are best
 
 
 def choose_device(name="auto"):
@@ -160,6 +163,36 @@ def fast_cores():
         if answer.strip().isdigit():
             return int(answer)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_threads(device, work, before=None):
+    """Set how many threads torch computes with on a CPU, one or all, whichever does `work` sooner; return (count, why).
+
+    Models this small gain little from more threads, and lose much as soon as anything else runs on the machine: threads then wait
+    for one that waits for a core. OMP_NUM_THREADS is obeyed. before: the number with which a run has begun; it keeps that, since
+    another one adds up in another order. (None, "") on other devices.
+    """
+    if device.type != "cpu":
+        return None, ""
+    most = torch.get_num_threads()
+    if os.environ.get("OMP_NUM_THREADS"):
+        return most, "as OMP_NUM_THREADS says"
+    if before and before <= most:
+        torch.set_num_threads(before)
+        return before, "as before: another number adds up in another order"
+    if most == 1:
+        return 1, "there is one core"
+    seconds = {1: [], most: []}
+    while sum(map(sum, seconds.values())) < THREADS_S or len(seconds[1]) < 4:
+        for count, measured in seconds.items():
+            torch.set_num_threads(count)
+            began = time.perf_counter()
+            work()
+            measured.append(time.perf_counter() - began)
+    medians = {count: statistics.median(measured[1:]) for count, measured in seconds.items()}  # the first one prepares memory
+    fastest = min(medians, key=medians.get)
+    torch.set_num_threads(fastest)
+    return fastest, f"a step takes {1e3 * medians[1]:.0f} ms with one, {1e3 * medians[most]:.0f} ms with {most}"
 
 
 def seed_device(device, *numbers):

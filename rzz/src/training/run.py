@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 
 from common.config import Config, UserError, require_writable
-from common.devices import compiled, free_memory, is_out_of_memory, precision
+from common.devices import choose_threads, compiled, free_memory, is_out_of_memory, precision
 from common.files import exclusive_lock, free_name, read_json_lines, write_json_lines
 from common.logs import log
 from common.processes import barrier, rank, world_size, wrap_ddp
 from common.signals import interruptible
-from data_utils import fetch_ahead, interval, require_zeros, training_zeros, validation_zeros
+from data_utils import fetch_ahead, interval, require_zeros, some_zeros, training_zeros, validation_zeros
 from model.batches import index_noise, iterate_batches
 from model.index_embedding import Boundaries, numbers_in_main_sum, parts_of
-from model.network import build_model
+from model.network import build_model, cross_entropy, logits_of
 from training.checkpoints import checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
 from training.model_card import NAME as MODEL_CARD
 from training.optimizer import learning_rate_at, make_optimizer, training_step
@@ -32,6 +32,7 @@ from training.progress import Progress, Stopwatch, floats, remaining
 
 # What the row position and the weights of a run depend on; a resumed run must agree in all of it.
 IMMUTABLE_SETTINGS = ("data.interval_size", "data.first_round", "training.batch_size", "training.seed")
+MOST_TIMED = 512  # zeros of a step that is timed
 
 
 class TrainingRun:
@@ -84,6 +85,18 @@ class TrainingRun:
             return cls(config, device, model, optimizer, Progress(round=config.data.first_round))
         check_compatible(checkpoint, config, path)
         return cls(config, device, model, optimizer, restore(checkpoint, model, optimizer, path), path)
+
+    def choose_threads(self):
+        """Set how many threads compute, measured on steps whose gradients are thrown away; return why so many, "" on a GPU."""
+        size, (dtype, _) = min(self.config.training.batch_size, MOST_TIMED), precision(self.device, self.config.training.precision)
+        batch = next(iterate_batches(self.model, some_zeros(size), size))
+
+        def work():
+            cross_entropy(logits_of(self.model, batch, dtype), batch.targets).backward()
+            self.model.zero_grad(set_to_none=True)
+
+        self.progress.threads, why = choose_threads(self.device, work, self.progress.threads)
+        return why
 
     def position_text(self):
         """'round 3/10 · epoch 1/2 · zero 3,412,608': the current position, for a reader."""

@@ -32,14 +32,16 @@ LINES = (  # what a line of training.jsonl has to have for those who read it
 )  # fmt: skip
 
 
-def log_description(run, reason):
-    """Log what is trained, on what, in how many steps. reason: why the device was chosen."""
+def log_description(run, reason, threads):
+    """Log what is trained, on what, in how many steps. reason: why the device was chosen. threads: why so many, "" on a GPU."""
     config, training = run.config, run.config.training
     count = interval(config, config.data.K)[1]
     dtype, why = precision(run.device, training.precision)
     if run.path:
         log.info("Resumed %s at %s", run.path, run.position_text())
     log.info("device %s: %s; %s: %s", describe_device(run.device), reason, str(dtype).removeprefix("torch."), why)
+    if threads:
+        log.info("threads %d: %s", run.progress.threads, threads)
     log.info("model %s parameters: d_model %d, %d layers, %d heads, index embedding %r", f"{parameter_count(run.model):,}",
              config.model.d_model, config.model.num_layers, config.model.num_heads, config.model.index_embedding)
     log.info("a round: %s zeros / %d a batch = %s steps, × %d epochs; %d rounds, %s steps in the run", f"{count:,}",

@@ -17,13 +17,12 @@ import torch
 
 from common.config import HardwareProfile, ModelConfig, Throughput, TrainingConfig
 from common.devices import describe_device, fast_cores, synchronize
-from data_utils import RiemannZerosDataset
+from data_utils import some_zeros
 from model.batches import iterate_batches
 from model.index_embedding import embedding_cost
 from model.network import build_model
-from model.tokenizer import SCALE, vocabulary
+from model.tokenizer import vocabulary
 from training.optimizer import make_optimizer, training_step
-from zeta.riemann_siegel import smooth_zeros
 
 BYTES = 4  # of a float32
 OPTIMIZER_COPIES = 4  # weights, gradients, and the two averages of AdamW
@@ -149,12 +148,6 @@ def fitted_speed(device):
             del kept[int(x.argmin())]
     layer, flop, byte = found.tolist()
     return Throughput(min(FASTEST, 1e-12 / flop), min(FASTEST, 1e-9 / byte), 1e3 * layer)
-
-
-def some_zeros(count):
-    """A dataset as wide as the rows of a long training, of numbers that are no zeros but as good for a clock."""
-    indexes = np.arange(5_000_000, 5_000_000 + count, dtype=np.int64)
-    return RiemannZerosDataset(indexes, (smooth_zeros(indexes) * SCALE).astype(np.int64))
 
 
 def measured_step_seconds(model, size, device):
