@@ -1,5 +1,7 @@
 """What is shown of the search: the whole grid with its forecasts, a line for each rung, the tables."""
 
+import re
+
 import pytest
 from searches import CPU, GRID, rung_lines, with_grid
 
@@ -23,15 +25,17 @@ def test_the_description_counts_the_trials_and_each_reason_with_an_example(searc
 
 @pytest.mark.parametrize("keep, states", [(1.0, 2), (0.5, 1)])  # of 2 learning rates with one head; three do not fit d_model
 def test_the_states_of_the_trials_that_may_go_on_are_counted(run_folder, keep, states):
-    config = load_config(run_folder / "config.json", ["model.d_model=256", f"tuning.keep={keep}"])
-    megabytes = 16 * parameter_count(build_model(config.model, seed=1)) / 1e6  # weights, their running average, and AdamW's two
-    assert f"up to {states * megabytes:,.0f} MB on disk" in description(config, grid_of(config), CPU, "")
+    config = load_config(run_folder / "config.json", ["model.d_model=1024", f"tuning.keep={keep}"])
+    gigabytes = 16 * parameter_count(build_model(config.model, seed=1)) / 1e9  # weights, their running average, and AdamW's two
+    assert f"up to {states * gigabytes:.2f} GB on disk" in description(config, grid_of(config), CPU, "")
 
 
-def test_the_default_grid_has_a_forecast_of_three_hours_at_most():
+def test_the_default_grid_takes_three_quarters_of_an_hour_at_most_and_two_gigabytes():
     config = load_config()
     first, likely, most = search_seconds(config, grid_of(config).trials, rungs_of(config), CPU)
-    assert first + likely <= first + most <= 3 * 3600 * config.tuning.host.cores
+    assert first + likely <= first + most <= 0.75 * 3600 * config.tuning.host.cores
+    disk = re.search(r"up to ([0-9.]+) GB on disk", description(config, grid_of(config), CPU, ""))
+    assert float(disk[1]) <= 2
 
 
 def test_the_log_says_at_the_end_of_each_rung_who_goes_on_and_the_best_so_far(whole_search):

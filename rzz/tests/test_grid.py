@@ -58,6 +58,6 @@ def test_the_default_grid_has_what_was_specified():
     config = load_config()
     grid, axes = grid_of(config), config.tuning.grid
     assert axes["epochs"] == list(range(1, 17)) and axes["batch_size"] == [16, 32, 64, 128]
-    assert {"learning_rate", "d_model", "num_heads", "num_layers", "d_k", "d_v", "dropout", "index_embedding"} <= axes.keys()
+    assert {"learning_rate", "d_model", "num_heads", "num_layers", "d_k", "d_v", "dropout"} <= axes.keys()
     assert grid.axes == {axis: values for axis, values in axes.items() if axis != "epochs"}
     assert len(grid.trials) + len(grid.excluded) == math.prod(map(len, grid.axes.values()))

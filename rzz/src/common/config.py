@@ -49,8 +49,8 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    d_model: int = setting(128, low=1, high=65_536)
-    num_layers: int = setting(4, low=1, high=65_536)
+    d_model: int = setting(64, low=1, high=65_536)
+    num_layers: int = setting(1, low=1, high=65_536)
     num_heads: int = setting(4, low=1, high=65_536)
     d_k: int | None = setting(None, low=1, high=65_536)  # query and key dimension of a head; null: d_model / num_heads
     d_v: int | None = setting(None, low=1, high=65_536)  # value dimension of a head; null: d_model / num_heads
@@ -108,15 +108,14 @@ class HardwareProfile:
 class TuningConfig:
     zeros: int = setting(10_000, low=100)  # the first ones; their last tenth validates
     max_memory_gb: float = setting(8.0, low=1e-9)  # half of a Mac mini M4, which shares its memory with the system
-    max_training_hours: float = setting(24.0, low=1e-9)  # forecast for the full training on the host
+    max_training_hours: float = setting(10.0, low=1e-9)  # a night; forecast for the full training on the host
     rungs: list[int] = setting(lambda: [1, 2, 4, 8, 16])  # epochs after which the best trials go on
     keep: float = setting(0.25, above=0, high=1)  # share of them that goes on, of the trials of each batch size
     workers: int | None = setting(None, low=1, high=1024)  # trials, or stacks of them, trained at a time; null: one a fast core
     host: HardwareProfile = setting(HardwareProfile)
     grid: dict[str, list] = setting(lambda: {
         "epochs": list(range(1, 17)), "learning_rate": [0.0005, 0.001, 0.002, 0.004], "batch_size": [16, 32, 64, 128],
-        "d_model": [64, 128], "num_heads": [4, 8], "num_layers": [2, 4], "d_k": [16, 32], "d_v": [16, 32], "dropout": [0.0, 0.1],
-        "index_embedding": ["digits", "primes", "waves"],
+        "d_model": [64, 128], "num_heads": [4, 8], "num_layers": [1, 2], "d_k": [16, 32], "d_v": [16, 32], "dropout": [0.0, 0.1],
     })  # fmt: skip
 
 

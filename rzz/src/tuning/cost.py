@@ -26,6 +26,7 @@ from training.optimizer import make_optimizer, training_step
 
 BYTES = 4  # of a float32
 OPTIMIZER_COPIES = 4  # weights, gradients, and the two averages of AdamW
+STATE_BYTES = 16  # of a parameter in a trial's file: weights, their running average, and the two averages of AdamW
 # Models and batch sizes: launching decides the first, arithmetic the last. Those compared are none of those fitted.
 FITTED = [(ModelConfig(d_model=d_model, num_layers=layers), size)
           for d_model, layers in ((32, 1), (64, 2), (64, 4), (128, 4)) for size in (16, 64, 128)]  # fmt: skip

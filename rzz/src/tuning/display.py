@@ -13,7 +13,7 @@ import time
 from common.devices import describe_device
 from common.logs import log, progress_bar
 from common.text import format_duration, format_table
-from tuning.cost import state_bytes, training_hours
+from tuning.cost import STATE_BYTES, parameters_of, training_hours
 from tuning.grid import requested_epochs, trial_text
 from tuning.halving import by_batch_size, num_promoted, rungs_of, score
 from tuning.workers import epoch_seconds, job_seconds, stack_size, worker_count
@@ -34,8 +34,8 @@ def description(config, grid, device, why):
         hours = [training_hours(trial.settings, count) for trial in grid.trials for count in (trial.epochs[0], trial.epochs[-1])]
         shortest, longest = (format_duration(3600 * extreme(hours)) for extreme in (min, max))
         groups = by_batch_size(grid.trials).values()
-        states = [sorted((state_bytes(trial.settings.model) for trial in group), reverse=True) for group in groups]
-        disk = sum(sum(sizes[: num_promoted(config, len(sizes))]) for sizes in states) / 1e6  # MB, if the largest go on
+        states = [sorted((STATE_BYTES * parameters_of(trial.settings.model) for trial in group), reverse=True) for group in groups]
+        disk = sum(sum(sizes[: num_promoted(config, len(sizes))]) for sizes in states) / 1e9  # GB, if the largest go on
         counts, steps = [len(group) for group in groups], []
         for rung in rungs:
             steps.append(f"{sum(counts):,} to {rung}")
@@ -47,7 +47,7 @@ def description(config, grid, device, why):
                   f"to train: {', '.join(steps)} epochs of {tuning.zeros:,} zeros",
                   f"device {describe_device(device)}: {why}; {workers} at a time on this machine",
                   f"forecast for the search on {tuning.host.name}, {lanes} at a time: {format_duration(first + likely)}; "
-                  f"{format_duration(first + most)} if the largest models win; up to {disk:,.0f} MB on disk meanwhile"]  # fmt: skip
+                  f"{format_duration(first + most)} if the largest models win; up to {disk:.2f} GB on disk meanwhile"]  # fmt: skip
     return "\n".join(lines)
 
 
