@@ -4,6 +4,7 @@
 #
 #   bash rzz/study/run.sh                        # all: about two hours on one core of an Intel Xeon
 #   bash rzz/study/run.sh 10000 waves 1          # one scale, one embedding, one seed
+#   bash rzz/study/run.sh 10000 waves 1 "--set model.d_model=64"        # with other settings, in a folder of its own
 #
 # Scales: 10000 and 50000 are the sizes of ten intervals from the beginning. "height" is ten intervals of 10,000 zeros that
 # end where the default test set begins, at zero 11,000,000. Done only where they are asked for: "bfloat16", which is 10000 with
@@ -25,11 +26,11 @@ for scale in ${1:-10000 50000 height}; do
     esac
     for embedding in ${2:-digits place smooth primes waves}; do
         for seed in ${3:-1 2 3}; do
-            run="$here/runs/${scale}_${embedding}_${seed}"
+            run="$here/runs/${4:+${4//[^a-z0-9=]/}_}${scale}_${embedding}_${seed}"
             [ -f "$run/logs/evaluation.json" ] && continue
             mkdir -p "$run"
             cp "$here/config.json" "$run/config.json"
-            settings="$data --set model.index_embedding=$embedding --set training.seed=$seed"
+            settings="$data --set model.index_embedding=$embedding --set training.seed=$seed ${4:-}"
             echo "$scale zeros an interval, $embedding, seed $seed"
             "$python" "$here/../src/train.py" --config "$run/config.json" $settings --resume 2>"$run/train.txt"
             "$python" "$here/../src/evaluate.py" --config "$run/config.json" $settings >"$run/table.txt" 2>>"$run/train.txt"
