@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from common.config import ModelConfig
-from model.index_embedding import LOWEST, Boundaries, IndexRows
+from model.index_embedding import NO_SLOT, Boundaries, IndexRows
 from model.tokenizer import encode
 from model.waves import STEPS, prime_powers, primes_up_to
 from zeta.riemann_siegel import smooth_zeros
 
 TEXTS, INDEXES = ["b110000:81584.3634e", "b99999:74919.0", "b20010:18055.7"], [110_000, 99_999, 20_010]
-NO_SLOT = len(STEPS)
 
 
 def part_and_rows(texts=TEXTS, indexes=INDEXES):
@@ -37,7 +36,7 @@ def test_the_boundaries_are_where_the_next_digit_would_change():
         ends = [units + np.arange(11), tenths + np.arange(11) / 10, hundredths + np.arange(11) / 100]
         np.testing.assert_allclose(found[row], np.concatenate([[ten - 1, ten, ten + 1], *ends]), atol=5e-6)
     slots = features["slot"][0].tolist()  # after each character of b110000:81584.3634e: which digit comes next
-    assert slots == [NO_SLOT] * 7 + [0] * 4 + [1, NO_SLOT, 2, 3] + [NO_SLOT] * 5
+    assert slots == [NO_SLOT] * 7 + [0] * 4 + [1, NO_SLOT, 2, 3, 4, 5] + [NO_SLOT] * 3
 
 
 def test_both_sums_are_those_of_the_formula_at_every_boundary():
@@ -89,7 +88,7 @@ def test_columns_whose_next_digit_has_no_boundaries_are_told_nothing():
     features = part.features(rows)
     with torch.no_grad():
         vectors, _ = part.waves({**features, "weight": torch.ones(features["slot"].shape)})
-    silent = (features["slot"] == NO_SLOT) | (features["slot"] == 0)
+    silent = (features["slot"] == 0) | (features["slot"] >= len(STEPS))
     assert silent.any() and (vectors[silent] == 0).all() and (vectors[~silent] != 0).any(-1).all()
 
 
@@ -115,8 +114,17 @@ def test_a_carry_is_decided_by_the_side_of_the_nearest_ten_unless_the_digits_so_
     features = part.features(rows)
     column = len(text) - 1
     with torch.no_grad():
-        part.digit.weight.copy_(torch.arange(len(part.digit.weight))[:, None].expand_as(part.digit.weight))  # each says its code
+        part.waves.digits.copy_(torch.arange(10)[:, None].expand_as(part.waves.digits))  # each says what it is
         part.waves.carry.weight.zero_()
         for bias, digit in ((-50.0, below), (50.0, above)):
             part.waves.carry.bias.fill_(bias)
-            assert part(features)[0][0, column].tolist() == pytest.approx([digit - LOWEST] * 8)
+            assert sum(part(features))[0, column].tolist() == pytest.approx([digit] * 8)
+
+
+def test_a_digit_before_the_units_is_told_in_the_same_way_wherever_it_stands():
+    part, rows = part_and_rows(["b99:8", "b10000000:", "b10000000:8", "b10000000:888"], [99, *[10**7] * 3])
+    rows.smooth = np.array([8805.0, 885.0, 8888805.0, 8888805.0])
+    with torch.no_grad():
+        vectors = sum(part(part.features(rows)))
+    last = [vectors[row, column] for row, column in enumerate((4, 9, 10, 12))]
+    assert all(torch.equal(vector, part.waves.digits[8]) for vector in last)

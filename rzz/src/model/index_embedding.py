@@ -57,6 +57,7 @@ NEXT_IS_POINT, NEXT_IS_END, NOTHING_LEFT = HIGHEST - LOWEST + 1, HIGHEST - LOWES
 CLIP_SPACINGS = 8.0  # distances in mean spacings are clipped here; the digit and the fraction tell what is farther away
 MAX_OFFSET = 2.0  # mean spacings from γ̄ within which a zero is looked for
 DISTANCES = 4  # per column, see residual_features
+NO_SLOT = DECIMALS + 2  # of a column after which no digit of the value comes; 0 before the units, then one for each digit
 MAX_WRITTEN_OFFSET = 12.0  # what is written minus γ̄ is clipped here: the characters so far may be wrong
 
 
@@ -178,7 +179,9 @@ class Boundaries(SmoothCount):
 
     For the digits before the units, they say on which side of the multiple of ten nearest to γ̄ the zero lies: that chooses
     between the digit that γ̄ has left and the one across, and nothing else is told there. So a carry at the thousands, which
-    hardly any zero has, is learned from those at the tens.
+    hardly any zero has, is learned from those at the tens. The vector of that digit is the same in all of these columns and
+    far longer than that of the character before, and none of them is told its place: leading digits stay the same for a million
+    zeros, and weights that can tell their columns apart learn the digit instead of copying it, and write it when it has changed.
     """
 
     description = (f"{SmoothCount.description}, the phases of whole numbers to {{max_number}} and prime powers to {{max_prime}} "
@@ -186,6 +189,7 @@ class Boundaries(SmoothCount):
 
     def __init__(self, settings):
         super().__init__(settings)
+        self.place = nn.Embedding(NO_SLOT + 1, settings.d_model)
         self.waves = BoundaryWaves(settings)
 
     def features(self, rows):
@@ -202,13 +206,11 @@ class Boundaries(SmoothCount):
         # One of the two digits and not a mixture, which may be read as a third; its gradient is the mixture's.
         above_ten = (above_ten > 0.5).float() + (above_ten - above_ten.detach())
         code, neighbor = features["digit"], features["neighbor_digit"]
-        across = torch.where(neighbor > code, above_ten, 1 - above_ten)
-        across = torch.where(is_digit(code), across, 1.0) * is_digit(neighbor)  # the digits so far may leave no choice
-        before_units = features["slot"] == 0
-        across = (across * (before_units & (features["weight"] > 0)))[..., None]
-        digit, *distances = super().forward(features)
-        others = [vector * ~before_units[..., None] for vector in distances]  # nothing but that digit before the units
-        return [digit + across * (self.digit(neighbor) - digit), *others, vectors]
+        across = (torch.where(neighbor > code, above_ten, 1 - above_ten) * (features["weight"] > 0))[..., None]
+        # Where the digits so far leave no choice, both are the same: 9 for what is above it, 0 for what is below.
+        digit, other = (F.embedding((each + LOWEST).clamp(0, 9), self.waves.digits) for each in (code, neighbor))
+        from_units_on = sum(super().forward(features)) + self.place(features["slot"])
+        return [torch.where((features["slot"] == 0)[..., None], digit + across * (other - digit), from_units_on), vectors]
 
     @staticmethod
     def cost(settings, T):
@@ -223,7 +225,8 @@ class Boundaries(SmoothCount):
         row_floats = 2 * phases + 10 * numbers + 2 * len(STEPS) * powers + sum(SIZES) * 5 * HIDDEN
         batch_floats = sum(SIZES) * (4 * NUMBER_CHANNELS * numbers + 2 * (numbers + powers))
         smooth = SmoothCount.cost(settings, T)
-        return PartCost(smooth.parameters + sums + layers + output, smooth.products + products, row_floats, batch_floats)
+        parameters = smooth.parameters + sums + layers + output + (NO_SLOT + 1 + 10) * settings.d_model
+        return PartCost(parameters, smooth.products + products, row_floats, batch_floats)
 
 
 KINDS = {
@@ -231,7 +234,7 @@ KINDS = {
     "place": (PlaceValue,),
     "smooth": (PlaceValue, SmoothCount),
     "primes": (PlaceValue, SmoothCount, PrimePhases),
-    "waves": (PlaceValue, Boundaries),
+    "waves": (Boundaries,),
 }
 
 
@@ -260,11 +263,6 @@ class IndexEmbedding(nn.Module):
         """
         rows = IndexRows(np.asarray(tokens), np.asarray(indexes, np.int64), start)
         return {name: feature for part in self.parts for name, feature in part.features(rows).items()}
-
-
-def is_digit(code):
-    """Whether codes of residual_features are those of 0 to 9."""
-    return (code >= -LOWEST) & (code <= 9 - LOWEST)
 
 
 def parts_of(kind):
@@ -308,7 +306,7 @@ def residual_features(tokens, smooth, start=0):
 
     tokens: uint8 (B, T). smooth: float64 (B,), γ̄. Returns (code, neighbor's code, weight, distances, offset, slot): int64
     (B, T - start) twice, float32 (B, T - start) and (B, T - start, 4); what is written minus γ̄, float32 (B, T - start), clipped;
-    and which of STEPS tells of the next digit, int64 (B, T - start): 0 for k ≥ 1, then one for each of k = 0, -1, …
+    and the slot, int64 (B, T - start): 0 for k ≥ 1, one for each of k = 0, -1, …, of which the first have STEPS; else NO_SLOT.
     """
     B, T = tokens.shape
     columns = np.ascontiguousarray(tokens.T)
@@ -317,8 +315,8 @@ def residual_features(tokens, smooth, start=0):
     code, neighbor_code = (np.full((T - start, B), NOTHING_LEFT, np.int64) for _ in range(2))
     weight = np.zeros((T - start, B), np.float32)
     distance = np.zeros((T - start, DISTANCES, B), np.float32)
-    offset, slot = np.zeros((T - start, B), np.float32), np.full((T - start, B), len(STEPS), np.int64)
-    rows, seen = np.arange(B), np.zeros((len(STEPS) + 1, B), bool)  # seen: slots of earlier columns
+    offset, slot = np.zeros((T - start, B), np.float32), np.full((T - start, B), NO_SLOT, np.int64)
+    rows, seen = np.arange(B), np.zeros((NO_SLOT + 1, B), bool)  # seen: slots of earlier columns
 
     written = np.zeros(B, np.int64)  # the characters so far as a number, in millionths, places as γ̄ has them
     exponent = np.searchsorted(POWERS, target // FIXED, side="right") - 1  # k of the next digit
@@ -341,7 +339,7 @@ def residual_features(tokens, smooth, start=0):
         wants_point = after_colon & ~after_point & (exponent < 0)
         wants_end = after_colon & after_point & (exponent < -DECIMALS)
         wants_digit = after_colon & ~wants_point & ~wants_end
-        here = np.where(wants_digit, np.clip(1 - exponent, 0, len(STEPS)), len(STEPS))
+        here = np.where(wants_digit, np.clip(1 - exponent, 0, NO_SLOT), NO_SLOT)
         repeated = seen[here, rows] & (here > 0)  # only where characters do not make a number, as padding
         seen[here, rows] = True
         if column < start or not after_colon.any():
@@ -359,7 +357,7 @@ def residual_features(tokens, smooth, start=0):
         nearness = 1 - np.minimum(above, below) * (to_spacings * CLIP_SPACINGS / MAX_OFFSET)
         weight[column - start] = np.where(wants_digit, np.maximum(nearness, 0), 0)
         offset[column - start] = np.clip(left / -FIXED, -MAX_WRITTEN_OFFSET, MAX_WRITTEN_OFFSET)
-        slot[column - start] = np.where(repeated, len(STEPS), here)
+        slot[column - start] = np.where(repeated, NO_SLOT, here)
         distance[column - start] = (
             np.where(wants_digit, above / unit, 0),
             np.where(after_colon, np.clip(left * to_spacings, -1, 1), 0),

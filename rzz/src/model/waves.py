@@ -74,6 +74,7 @@ class BoundaryWaves(nn.Module):
         self.hidden, self.decision = nn.Linear(inputs, HIDDEN), nn.Linear(HIDDEN + inputs, DECISIONS)
         self.carry = nn.Linear(SIZES[0] * DECISIONS, 1)
         self.output = nn.ModuleList(nn.Linear(size * DECISIONS, settings.d_model) for size in SIZES[1:])
+        self.digits = nn.Parameter(torch.randn(10, settings.d_model))  # as those before the units are told, see Boundaries
         tables = {"logs": np.log(self.numbers), "steps": np.concatenate(STEPS)}
         for name, table in tables.items():
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
