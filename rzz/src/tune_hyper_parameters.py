@@ -28,7 +28,7 @@ from model.index_embedding import KINDS, describe_embedding
 from tuning.cost import measure_hardware, training_hours
 from tuning.display import SearchProgress, axis_table, description, ranking_table
 from tuning.grid import grid_of
-from tuning.halving import SearchLog, by_batch_size, eliminated, promoted, ranking, rungs_of
+from tuning.halving import SearchLog, by_batch_size, eliminated, promoted, ranking, repetitions, rungs_of
 from tuning.workers import as_completed, schedule_jobs, state_file, state_folder, tuning_device, worker_pool
 
 
@@ -91,21 +91,28 @@ def search(config, grid, search_log, device, stop):
     with interruptible():
         tuning_splits(config)  # which the workers then find in data/
     trials, progress = grid.trials, SearchProgress(config, search_log, device)
+
+    def finish_rung(rung, trials):
+        jobs = schedule_jobs(config, [trial for trial in trials if search_log.result(trial, rung) is None], rung, device)
+        progress.begin_rung(rung, trials, jobs)
+        for job, results in as_completed(submit, jobs, stop):
+            search_log.write(job.trials, job.last_epoch, results)
+            same_batch_size = by_batch_size(trials)[job.trials[0].settings.training.batch_size]
+            obsolete = [state_file(config, trial, job.first_epoch) for trial in job.trials]
+            obsolete += [state_file(config, trial, rung) for trial in eliminated(config, same_batch_size, search_log, rung)]
+            remove(*obsolete)
+            progress.job_done(job)
+
     with worker_pool(config, device) as submit, closing(progress):
-        for rung in rungs_of(config):
-            jobs = schedule_jobs(config, [trial for trial in trials if search_log.result(trial, rung) is None], rung, device)
-            progress.begin_rung(rung, trials, jobs)
-            for job, results in as_completed(submit, jobs, stop):
-                search_log.write(job.trials, job.last_epoch, results)
-                same_batch_size = by_batch_size(trials)[job.trials[0].settings.training.batch_size]
-                obsolete = [state_file(config, trial, job.first_epoch) for trial in job.trials]
-                obsolete += [state_file(config, trial, rung) for trial in eliminated(config, same_batch_size, search_log, rung)]
-                remove(*obsolete)
-                progress.job_done(job)
+        rungs = rungs_of(config)
+        for rung in rungs:
+            finish_rung(rung, trials)
             if stop:
                 return
-            trials = promoted(config, trials, search_log, rung)
-            progress.end_rung(trials)
+            going_on = promoted(config, trials, search_log, rung) if rung < rungs[-1] else repetitions(config, trials)
+            progress.end_rung(going_on)
+            trials = going_on
+        finish_rung(rungs[-1], trials)
 
 
 def write_winner(config, winner, overrides):

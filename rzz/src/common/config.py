@@ -110,11 +110,12 @@ class TuningConfig:
     max_memory_gb: float = setting(8.0, low=1e-9)  # half of a Mac mini M4, which shares its memory with the system
     max_training_hours: float = setting(10.0, low=1e-9)  # a night; forecast for the full training on the host
     rungs: list[int] = setting(lambda: [1, 2, 4, 8, 16])  # epochs after which the best trials go on
+    seeds: int = setting(3, low=1, high=1000)  # of the trials that are trained to the end: how much of a score is chance
     keep: float = setting(0.25, above=0, high=1)  # share of them that goes on, of the trials of each batch size
     workers: int | None = setting(None, low=1, high=1024)  # trials, or stacks of them, trained at a time; null: one a fast core
     host: HardwareProfile = setting(HardwareProfile)
     grid: dict[str, list] = setting(lambda: {
-        "epochs": list(range(1, 17)), "learning_rate": [0.0005, 0.001, 0.002, 0.004], "batch_size": [16, 32, 64, 128],
+        "epochs": list(range(1, 17)), "learning_rate": [0.001, 0.002, 0.004, 0.008], "batch_size": [16, 32, 64, 128],
         "d_model": [64, 128], "num_heads": [4, 8], "num_layers": [1, 2], "d_k": [16, 32], "d_v": [16, 32], "dropout": [0.0, 0.1],
     })  # fmt: skip
 

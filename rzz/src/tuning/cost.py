@@ -106,9 +106,19 @@ def step_seconds(model, zeros, T, speed):
     return launches + arithmetic + traffic
 
 
+def training_zeros_of(config):
+    """Zeros of all intervals of the full training together."""
+    return (config.data.K - config.data.first_round + 1) * config.data.interval_size
+
+
+def passes(config, epochs):
+    """Passes over each interval of the full training after which it has seen as many zeros as a trial after `epochs`."""
+    return max(1, round(epochs * (config.tuning.zeros - config.tuning.zeros // 10) / training_zeros_of(config)))
+
+
 def training_hours(config, epochs):
     """Hours of the full training on tuning.host with `epochs` passes over each interval."""
-    zeros = (config.data.K - config.data.first_round + 1) * config.data.interval_size * epochs
+    zeros = training_zeros_of(config) * epochs
     T, size = columns((config.data.K + 2) * config.data.interval_size), config.training.batch_size
     return zeros / size * step_seconds(config.model, size, T, config.tuning.host.device) / 3600
 

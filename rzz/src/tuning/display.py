@@ -13,7 +13,7 @@ import time
 from common.devices import describe_device
 from common.logs import log, progress_bar
 from common.text import format_duration, format_table
-from tuning.cost import STATE_BYTES, parameters_of, training_hours
+from tuning.cost import STATE_BYTES, parameters_of, passes, training_hours
 from tuning.grid import requested_epochs, trial_text
 from tuning.halving import by_batch_size, num_promoted, rungs_of, score
 from tuning.workers import epoch_seconds, job_seconds, stack_size, worker_count
@@ -31,7 +31,8 @@ def description(config, grid, device, why):
             those = [entry for entry in excluded if entry.reason == reason]
             lines.append(f"    {len(those):,}: {reason}, e.g. {trial_text(those[0].values)} ({those[0].detail})")
     if grid.trials:
-        hours = [training_hours(trial.settings, count) for trial in grid.trials for count in (trial.epochs[0], trial.epochs[-1])]
+        hours = [training_hours(trial.settings, passes(trial.settings, count))
+                 for trial in grid.trials for count in (trial.epochs[0], trial.epochs[-1])]
         shortest, longest = (format_duration(3600 * extreme(hours)) for extreme in (min, max))
         groups = by_batch_size(grid.trials).values()
         states = [sorted((STATE_BYTES * parameters_of(trial.settings.model) for trial in group), reverse=True) for group in groups]
@@ -44,7 +45,7 @@ def description(config, grid, device, why):
         lanes = tuning.host.cores if device.type == "cpu" else workers
         first, likely, most = (seconds / lanes for seconds in search_seconds(config, grid.trials, rungs, device))
         lines += [f"full training on {tuning.host.name}: {shortest} to {longest}, by trial and epochs",
-                  f"to train: {', '.join(steps)} epochs of {tuning.zeros:,} zeros",
+                  f"to train: {', '.join(steps)} epochs of {tuning.zeros:,} zeros; the last of them with {tuning.seeds} seeds",
                   f"device {describe_device(device)}: {why}; {workers} at a time on this machine",
                   f"forecast for the search on {tuning.host.name}, {lanes} at a time: {format_duration(first + likely)}; "
                   f"{format_duration(first + most)} if the largest models win; up to {disk:.2f} GB on disk meanwhile"]  # fmt: skip
@@ -67,6 +68,9 @@ def search_seconds(config, trials, rungs, device):
             count = num_promoted(config, count)
             likely += (rung - before) * count * sum(alone) / len(alone)
             most += (rung - before) * sum(alone[:count])
+        again = (config.tuning.seeds - 1) * rungs[-1] * count  # epochs from the beginning, with the other seeds
+        likely += again * sum(alone) / len(alone)
+        most += again * sum(alone[:count]) / count
     return first, likely, most
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from common.config import GRID_AXES, Config, has_valid_head_dims
 from model.index_embedding import Boundaries, PrimePhases, parts_of
-from tuning.cost import memory_gb, training_hours
+from tuning.cost import memory_gb, passes, training_hours
 
 
 class Trial(NamedTuple):
@@ -18,8 +18,14 @@ class Trial(NamedTuple):
 
     values: dict  # axis: value
     settings: Config  # with these values
-    epochs: list[int]  # the grid's numbers of epochs for which the host can carry the full training, ascending
+    epochs: list[int]  # those of the grid for which the host can carry a full training of as many zeros, ascending
     key: str  # trial_key_settings as text
+
+
+    def with_seed(self, seed):
+        """Return the same trial with other random numbers."""
+        settings = dataclasses.replace(self.settings, training=dataclasses.replace(self.settings.training, seed=seed))
+        return self._replace(settings=settings, key=key_of(trial_key_settings(settings)))
 
 
 class Excluded(NamedTuple):
@@ -46,7 +52,7 @@ def grid_of(config):
         values = dict(zip(axes, combination, strict=True))
         settings = settings_of(config, values)
         most = config.tuning.max_training_hours / training_hours(settings, 1)
-        epochs = [count for count in requested if count <= most]
+        epochs = [count for count in requested if passes(config, count) <= most]
         key = key_of(trial_key_settings(settings))
         exclusion = exclusion_reason(settings, epochs, seen.get(key))
         if exclusion is not None:
@@ -71,6 +77,7 @@ def exclusion_reason(settings, epochs, duplicate_of):
 
 
 def too_long(settings, epochs):
+    epochs = passes(settings, epochs)
     return (f"full training would take more than tuning.max_training_hours = {settings.tuning.max_training_hours:g}",
             f"{training_hours(settings, epochs):.3g} h with epochs {epochs}")
 

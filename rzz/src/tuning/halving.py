@@ -45,6 +45,12 @@ def promoted(config, trials, search_log, rung):
     return going_on
 
 
+def repetitions(config, trials):
+    """Return `trials`, of the last rung, with each of the other seeds: their scores differ by chance alone."""
+    first = config.training.seed
+    return [trial.with_seed(seed) for seed in range(first + 1, first + config.tuning.seeds) for trial in trials]
+
+
 def eliminated(config, trials, search_log, rung):
     """Return those of `trials` that are known not to go on after `rung`, whatever results are still missing."""
     going_on = {trial.key for trial in promoted(config, trials, search_log, rung)}
