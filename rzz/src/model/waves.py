@@ -41,11 +41,16 @@ class Waves(nn.Module):
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
 
     def forward(self, cos, sin):
-        """cos, sin: (slots, B, N), of t log n at each slot's beginning. Returns (re, im), (B, boundaries, channels) each."""
+        """cos, sin: (slots, B, N), of t log n at each slot's beginning. Returns (re, im), (B, boundaries, channels) each.
+
+        Of the first so many slots: what no column asks for is not computed, see Boundaries.features.
+        """
+        sizes = SIZES[: len(cos)]
+        turn_cos, turn_sin = self.cos[: sum(sizes)], self.sin[: sum(sizes)]
         re, im = (self.shape @ self.hats) * (-self.fall * self.logs).exp()
         # A step of u turns wave n by −u log n. The weights are turned instead: they are few, and the same for all rows.
-        turned = torch.stack([re * self.cos + im * self.sin, im * self.cos - re * self.sin], dim=1)
-        matrices = [part.flatten(0, 2) for part in turned.split(SIZES)]  # (boundaries of the slot · 2 · channels, N)
+        turned = torch.stack([re * turn_cos + im * turn_sin, im * turn_cos - re * turn_sin], dim=1)
+        matrices = [part.flatten(0, 2) for part in turned.split(sizes)]  # (boundaries of the slot · 2 · channels, N)
 
         def over_all(waves):
             sums = torch.cat([F.linear(wave, matrix) for wave, matrix in zip(waves, matrices, strict=True)], dim=-1)
@@ -91,23 +96,33 @@ class BoundaryWaves(nn.Module):
         share = (10 * (slope * (self.logs[: self.summed] - math.pi * density) + shift)).sigmoid()  # of log(n / √(γ̄/2π))
         re, im = self.over_numbers(cos[..., : self.summed] * share, sin[..., : self.summed] * share)
         primes_re, primes_im = self.over_powers(cos[..., -self.powers :], sin[..., -self.powers :])
-        above = ((offset[:, self.slot_of_step] + self.steps) * density)[..., None]
+        boundaries = sum(SIZES[: offset.shape[1]])
+        above = ((offset[:, self.slot_of_step[:boundaries]] + self.steps[:boundaries]) * density)[..., None]
         cos, sin = (math.pi * above).cos(), (math.pi * above).sin()
         turned = torch.cat([cos * re - sin * im, cos * im + sin * re], dim=-1)
         return turned, torch.cat([primes_re, primes_im], dim=-1), above
 
     def forward(self, features):
-        """Return the vectors (B, T, d_model) and how likely each zero lies above the multiple of ten nearest to γ̄, (B, 1)."""
+        """Return the vectors (B, T, d_model) and how likely each zero lies above the multiple of ten nearest to γ̄, (B, 1).
+
+        0 for what no column asks for.
+        """
+        slots = features["offset"].shape[1]
+        if not slots:
+            return 0.0, torch.zeros_like(features["density"])
         turned, primes, above = self.sums(features)
         turned = turned * (1 + turned.square().mean(-1, keepdim=True)).rsqrt()
         count = above + self.count(primes)  # about N(t) − (i − 1/2); where it is far from 0, the sign belongs to another zero
         turned = turned * (self.window[0] * (self.window[1] - count.square())).sigmoid()
         read = torch.cat([turned, primes, count.clamp(-3, 3)], dim=-1)
         decided = self.decision(torch.cat([self.hidden(read).tanh(), read], dim=-1)).tanh()
-        decided = [part.flatten(1) for part in decided.split(SIZES, dim=1)]
-        of_slots = [output(part) for output, part in zip(self.output, decided[1:], strict=True)]
-        chosen = (features["slot"][..., None] == self.slots[1:]) * features["weight"][..., None]  # (B, T, slots)
-        return chosen @ torch.stack(of_slots, dim=1), self.carry(decided[0]).sigmoid()
+        decided = [part.flatten(1) for part in decided.split(SIZES[:slots], dim=1)]
+        above_ten = self.carry(decided[0]).sigmoid()
+        if slots == 1:
+            return 0.0, above_ten
+        of_slots = [output(part) for output, part in zip(self.output, decided[1:], strict=False)]
+        chosen = (features["slot"][..., None] == self.slots[1:slots]) * features["weight"][..., None]  # (B, T, slots - 1)
+        return chosen @ torch.stack(of_slots, dim=1), above_ten
 
 
 def primes_up_to(limit):
