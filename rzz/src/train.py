@@ -24,7 +24,7 @@ from training.checkpoints import LAST
 from training.model_card import write_model_card
 from training.preflight import print_preflight
 from training.run import TrainingRun, run_lock
-from training.run_log import log_description, log_end, log_end_of_round, log_start_of_round, log_training, log_validation
+from training.run_log import log_description, log_end, log_start_of_round, log_training, log_validation
 
 MINUTES_MARGIN_S = 10  # of --minutes, at most a tenth of them, for finishing a step and saving
 MOST_MINUTES = 525_600  # a year
@@ -96,7 +96,6 @@ def train(run, stop, bar):
                     log.info("Saved at %s, as SIGUSR1 asks; training goes on.", run.position_text())
             if not progress.is_validated:
                 log_validation(run)
-            log_end_of_round(run)
             run.save(f"round_{progress.round}.pt", LAST)
     except StopRequested:
         if progress.step:
@@ -110,7 +109,8 @@ def train(run, stop, bar):
 def log_step(run):
     """Validate and log where the intervals of the settings say so after this step, unless that has been done."""
     step, settings = run.progress.step, run.config.training
-    if step % settings.validation_interval == 0 and not run.progress.is_validated:
+    due = step % run.validation_interval == 0 and not run.is_at_end_of_round  # where train validates
+    if due and not run.progress.is_validated:
         log_validation(run)
     if step % settings.log_interval == 0 and run.losses:
         log_training(run)

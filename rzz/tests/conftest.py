@@ -23,7 +23,8 @@ SMALL_RUN = {
     "data": {"K": 2, "N": 20, "interval_size": 300, "first_round": 0, "validation_fraction": 0.1},
     "model": {"d_model": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1, "index_embedding": "primes", "max_prime": 30},
     "training": {"epochs": 2, "batch_size": 64, "checkpoint_interval": 5, "log_interval": 4, "validation_interval": 7,
-                 "warmup_steps": 3, "mse_zeros": 5, "compile": "off"},  # on CUDA it would leave the last bits to chance
+                 "validation_share": 1.0, "warmup_steps": 3, "mse_zeros": 5,
+                 "compile": "off"},  # on CUDA it would leave the last bits to chance
     "tuning": {"zeros": 400, "grid": {"epochs": [1, 2], "learning_rate": [0.0003, 0.01], "num_heads": [1, 3]}},
     "evaluation": {"runs": 3},
     "runtime": {"device": DEVICE},

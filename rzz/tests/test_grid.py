@@ -31,25 +31,27 @@ def test_every_combination_is_a_trial_or_excluded_with_its_reason(search_folder)
 
 
 def test_a_trial_too_long_for_some_epochs_is_kept_with_fewer_and_too_long_for_all_is_excluded(search_folder):
-    config = with_grid(search_folder, {**GRID, "d_model": [16, 64]})
+    path = with_grid(search_folder, {**GRID, "d_model": [16, 64]}).path
+    config = load_config(path, ["data.interval_size=60"])  # × 3 rounds: as many zeros as the search trains on
     hours = [training_hours(trial.settings, 1) for trial in grid_of(config).trials]
     limit = 1.9 * sorted(hours)[len(hours) // 2]
-    config = load_config(config.path, [f"tuning.max_training_hours={limit}"])
+    config = load_config(path, ["data.interval_size=60", f"tuning.max_training_hours={limit}"])
     grid = grid_of(config)
     for trial in grid.trials:
         assert trial.epochs == [count for count in (1, 2, 3) if count * training_hours(trial.settings, 1) <= limit] != []
     shortened = [trial.values for trial in grid.trials if trial.epochs != [1, 2, 3]]
     assert [entry.values for entry in grid.shortened] == shortened != []
     assert {len(trial.epochs) for trial in grid.trials} >= {1, 3}
-    impossible = grid_of(load_config(config.path, [f"tuning.max_training_hours={min(hours) / 2}"]))
+    assert all(len(trial.epochs) == 3 for trial in grid_of(load_config(path, ["data.interval_size=600"])).trials)  # 1 pass will do
+    impossible = grid_of(load_config(path, ["data.interval_size=60", f"tuning.max_training_hours={min(hours) / 2}"]))
     assert not impossible.trials and len(impossible.excluded) == len(hours)
     assert all("max_training_hours" in entry.reason and "epochs 1" in entry.detail for entry in impossible.excluded)
 
 
 def test_a_trial_with_fewer_epochs_is_trained_no_longer_and_wins_with_none_that_it_may_not_have(search_folder, in_process):
-    config = load_config(search_folder / "config.json")
+    config = load_config(search_folder / "config.json", ["data.interval_size=60"])
     hours = sorted(training_hours(trial.settings, 1) for trial in grid_of(config).trials)
-    tune(search_folder, "--set", f"tuning.max_training_hours={2.5 * hours[0]}")
+    tune(search_folder, "--set", "data.interval_size=60", "--set", f"tuning.max_training_hours={2.5 * hours[0]}")
     assert {line["epochs"] for line in rung_lines(search_folder)} <= {1, 2}
     assert load_config(search_folder / "config.json").training.epochs <= 2
 

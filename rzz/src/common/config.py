@@ -77,11 +77,12 @@ class TrainingConfig:
     gradient_clip: float = setting(1.0, low=1e-12)  # largest norm of all gradients together
     checkpoint_interval: int = setting(1000, low=1)  # steps between saves of checkpoints/last.pt
     log_interval: int = setting(100, low=1)  # steps between lines in logs/training.log
-    validation_interval: int = setting(1000, low=1)  # steps between validations
+    validation_interval: int = setting(1000, low=1)  # steps between validations, more where validation_share asks for it
+    validation_share: float = setting(0.05, above=0, high=1)  # of a round's work that validations may take
     max_bad_steps: int = setting(20, low=1)  # updates in a row that are not finite, after which training stops
     compile: str = setting("auto", choices=("auto", "on", "off"))  # torch.compile: auto is on CUDA
     precision: str = setting("auto", choices=("auto", "float32", "bfloat16"))  # of matrix products; auto: bfloat16 on CUDA
-    mse_zeros: int = setting(100, low=1)  # zeros of each set that are written out by sampling for the logged MSE
+    mse_zeros: int = setting(100, low=1)  # zeros of each set that are written out for the MSE within a round; at its end, all
     seed: int = setting(1, low=0)
 
 
@@ -115,8 +116,8 @@ class TuningConfig:
     workers: int | None = setting(None, low=1, high=1024)  # trials, or stacks of them, trained at a time; null: one a fast core
     host: HardwareProfile = setting(HardwareProfile)
     grid: dict[str, list] = setting(lambda: {
-        "epochs": list(range(1, 17)), "learning_rate": [0.001, 0.002, 0.004, 0.008], "batch_size": [16, 32, 64, 128],
-        "d_model": [64, 128], "num_heads": [4, 8], "num_layers": [1, 2], "d_k": [16, 32], "d_v": [16, 32], "dropout": [0.0, 0.1],
+        "epochs": list(range(1, 17)), "learning_rate": [0.004, 0.008, 0.016], "batch_size": [16, 32, 64, 128],
+        "d_model": [32, 64], "num_heads": [2, 4], "num_layers": [1, 2], "d_k": [8, 16], "d_v": [8, 16], "dropout": [0.0, 0.1],
     })  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from data_utils import interval, missing_zeros, require_zeros, zeros_in_memory
 from model.batches import iterate_batches
 from model.network import parameter_count
 from training.checkpoints import LAST, PREVIOUS
+from training.progress import validation_share
 from training.run import TrainingRun, refuse_to_overwrite
 
 SAMPLE = 8192  # zeros, most that are computed for a look
@@ -47,6 +48,7 @@ def print_preflight(config, args, device, reason):
     seconds = median_seconds(lambda: run.train_step(batch), device)
     used, total = memory(device)
     threads = {"threads": f"{run.progress.threads}: {threads}"} if threads else {}
+    hours_text = format_duration(steps * seconds * (1 + validation_share(config)))
     facts = {
         "device": f"{describe_device(device)}: {reason}",
         **threads,
@@ -55,7 +57,7 @@ def print_preflight(config, args, device, reason):
         "zeros": zeros_text(config, intervals, seconds_each),
         "checkpoint": (f"goes on from {run.path} at " if run.path else "begins at ") + position,
         "one step": f"{config.training.batch_size} zeros in {1000 * seconds:.0f} ms, loss {run.losses[0].item():.4f}",
-        "forecast": f"{format_duration(steps * seconds)} for {steps:,} steps, without validation and the zeros",
+        "forecast": f"{hours_text} for {steps:,} steps, validation included, without the zeros",
     }
     for name, text in facts.items():
         print(f"{name:<{max(map(len, facts))}}  {text}")

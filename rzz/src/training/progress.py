@@ -2,6 +2,7 @@
 
     progress = Progress(round=1)
     steps, zeros = remaining(progress, config)
+    steps = validation_interval(config)
 """
 
 import dataclasses
@@ -10,8 +11,13 @@ import time
 
 import torch
 
+from common.config import validation_size
 from common.devices import synchronize
 from data_utils import interval
+
+# What the loss of a zero and writing one out take, as a share of training on it: the default model on one core of a Xeon,
+# python rzz/src/benchmark.py train generate
+LOSS_COST, WRITING_COST = 0.33, 0.75
 
 
 @dataclasses.dataclass
@@ -49,6 +55,34 @@ def remaining(progress, config):
             row = progress.row if (t, epoch) == (progress.round, progress.epoch) else 0
             steps, zeros = steps + math.ceil(count / size) - math.ceil(row / size), zeros + count - row
     return steps, zeros
+
+
+def validation_interval(config):
+    """Return the steps from one validation to the next within a round, so that all take at most training.validation_share of it.
+
+    Where the one at the end takes too much by itself, the steps of a round: there is none before.
+    """
+    steps, zeros, within, at_end = validation_costs(config)
+    left = config.training.validation_share * zeros - at_end
+    return max(config.training.validation_interval, math.ceil(steps * within / left)) if left > within else steps
+
+
+def validation_share(config):
+    """Return what validations take of a round, as a share of its training."""
+    steps, zeros, within, at_end = validation_costs(config)
+    return (at_end + (steps - 1) // validation_interval(config) * within) / zeros
+
+
+def validation_costs(config):
+    """Return (steps, zeros) of a round, and what a validation within it and the one at its end cost, as training on so many zeros.
+
+    At the end of a round the loss of the whole sample is measured, and as many zeros of either set are written out as it has;
+    before, training.mse_zeros of each.
+    """
+    settings, sample = config.training, validation_size(config.data)
+    zeros, loss = config.data.interval_size * settings.epochs, LOSS_COST * sample
+    within, at_end = (loss + 2 * WRITING_COST * written for written in (min(settings.mse_zeros, sample), sample))
+    return math.ceil(zeros / settings.batch_size), zeros, within, at_end
 
 
 def floats(losses):

@@ -28,7 +28,7 @@ from model.network import build_model, cross_entropy, logits_of
 from training.checkpoints import checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
 from training.model_card import NAME as MODEL_CARD
 from training.optimizer import learning_rate_at, make_optimizer, training_step
-from training.progress import Progress, Stopwatch, floats, remaining
+from training.progress import Progress, Stopwatch, floats, remaining, validation_interval
 
 # What the row position and the weights of a run depend on; a resumed run must agree in all of it.
 IMMUTABLE_SETTINGS = ("data.interval_size", "data.first_round", "training.batch_size", "training.seed")
@@ -48,6 +48,7 @@ class TrainingRun:
         self.compiled_model = compiled(wrap_ddp(model), device, config.training.compile)
         self.stopwatch = Stopwatch(progress, device)
         steps, zeros = remaining(progress, config)
+        self.validation_interval = validation_interval(config)
         self.total_steps, self.total_zeros = progress.step + steps, progress.zeros + zeros
         self.rank = rank()
         self.losses = list(torch.tensor(progress.losses, device=device))
@@ -97,6 +98,11 @@ class TrainingRun:
 
         self.progress.threads, why = choose_threads(self.device, work, self.progress.threads)
         return why
+
+    @property
+    def is_at_end_of_round(self):
+        epochs_left = self.config.training.epochs - self.progress.epoch
+        return epochs_left == 0 or (epochs_left == 1 and self.progress.row >= len(self.training))
 
     def position_text(self):
         """'round 3/10 · epoch 1/2 · zero 3,412,608': the current position, for a reader."""

@@ -1,7 +1,7 @@
 """What a training says as it goes: the lines of logs/training.log for a reader, those of training.jsonl for programs.
 
     log_training(run)           # every training.log_interval steps
-    log_validation(run)         # every training.validation_interval steps
+    log_validation(run)         # every run.validation_interval steps, and at the end of a round with all of its sample
 
 Only rank 0 writes.
 """
@@ -14,14 +14,16 @@ from common.devices import derive_seed, describe_device, precision
 from common.files import NUMBER, NUMBER_OR_NONE, append_json_lines
 from common.logs import log, training_log
 from common.signals import interruptible
-from common.text import format_duration
-from data_utils import interval
+from common.text import format_duration, format_number
+from data_utils import example_zeros, interval
 from model.metrics import baselines, scores
 from model.network import cross_entropy_of, parameter_count
-from model.sampling import sampled_predictions
+from model.sampling import sampled_predictions, sampled_texts
+from model.tokenizer import SCALE
 from training.optimizer import learning_rate_at
 from training.progress import floats
 
+BASELINE_ZEROS = 1000  # of the validation sample that the methods without a model are measured on, in about a second
 POSITION = {"round": int, "epoch": int, "row": int, "step": int, "seconds": NUMBER}
 LINES = (  # what a line of training.jsonl has to have for those who read it
     {**POSITION, "kind": "round", "parameters": int, "mse_baselines": {...: NUMBER, "smooth count": NUMBER}},
@@ -59,7 +61,7 @@ def log_start_of_round(run):
             sampled_predictions(run.model, few.subset(slice(0, 2)), runs=1, top_p=0.9, seed=0)
         training_log.info("loss before training %.4f nats per token; ln 16 = %.4f is guessing blindly", loss, math.log(16))
     if run.rank == 0 and progress.epoch == progress.row == 0:
-        sample = mse_sample(run)
+        sample = spread_evenly(run.validation, BASELINE_ZEROS)
         with interruptible():
             predictions = baselines(sample, run.training, run.config.model.max_prime)
             measured = {name: scores(values, sample)["mse"] for name, values in predictions.items()}
@@ -77,10 +79,9 @@ def log_training(run):
     rate = learning_rate_at(progress.step - 1, run.total_steps, settings)
     finite = [loss for loss in losses if math.isfinite(loss)]
     loss = sum(finite) / len(finite) if finite else None
-    training_log.info("%s · step %s/%s · loss %s%s · lr %.2e · %s zeros/s · elapsed %s · left %s", run.position_text(),
-                      f"{progress.step:,}", f"{run.total_steps:,}", "none" if loss is None else f"{loss:.4f}",
-                      validation_text(progress), rate, f"{speed:,.0f}", format_duration(progress.seconds),
-                      format_duration(left))  # fmt: skip
+    training_log.info("%s · step %s/%s · loss %s · lr %.2e · %s zeros/s · elapsed %s · left %s", run.position_text(),
+                      f"{progress.step:,}", f"{run.total_steps:,}", "none" if loss is None else f"{loss:.4f}", rate,
+                      f"{speed:,.0f}", format_duration(progress.seconds), format_duration(left))  # fmt: skip
     write_line(run, kind="training", loss=loss, learning_rate=rate, zeros_per_second=speed, seconds_left=left,
                steps_in_run=run.total_steps)
     for step, each in enumerate(losses, progress.step - len(losses)):
@@ -96,17 +97,24 @@ def log_training(run):
 
 
 def log_validation(run):
-    """Measure the validation loss and, for the last zeros trained on and for some of the sample, the sampled MSE."""
+    """Measure the loss of the validation sample, and the MSE of values written by sampling; write out three zeros of the test set.
+
+    The MSE is that of training.mse_zeros of the sample and of as many zeros that were trained on last; at the end of the round, of
+    all of the sample and of as many.
+    """
     progress, settings = run.progress, run.config.training
     if run.rank > 0:
         progress.validated_step = progress.step
         return
     row = progress.row or len(run.training)
-    recent = run.training.subset(slice(max(0, row - settings.mse_zeros), row))
-    measured = {}
+    sample = run.validation if run.is_at_end_of_round else spread_evenly(run.validation, settings.mse_zeros)
+    recent = run.training.subset(slice(max(0, row - len(sample)), row))
+    measured = {"mse_zeros": len(sample)}
     with interruptible():
         found = cross_entropy_of(run.model, run.validation)
-        for name, zeros in (("training", recent), ("validation", mse_sample(run))):
+        examples = example_zeros(run.config)
+        texts = sampled_texts(run.model, examples.indexes, runs=1, top_p=0.0, seed=0)
+        for name, zeros in (("training", recent), ("validation", sample)):
             seed = derive_seed(settings.seed, progress.step)
             sampled = scores(sampled_predictions(run.model, zeros, 1, run.config.evaluation.top_p, seed), zeros)
             measured |= {f"mse_{name}": sampled["mse"], f"readable_{name}": sampled["readable"]}
@@ -116,10 +124,13 @@ def log_validation(run):
     progress.validation = {"round": progress.round, "loss": found.nats_per_token, "best_loss": best,
                            "nats_per_zero": found.nats_per_zero, **measured}  # fmt: skip
     write_line(run, kind="validation", **progress.validation, accuracy_by_position=found.accuracy_by_position)
-
-
-def log_end_of_round(run):
-    training_log.info("%s · end of the round%s", run.position_text(), validation_text(run.progress))
+    mse, mse_training = (format_number(measured[name]) for name in ("mse_validation", "mse_training"))
+    training_log.info("%s%s · validation loss %.4f (best %.4f) · MSE %s, in training %s, of %s zeros each", run.position_text(),
+                      " · end of the round" if run.is_at_end_of_round else "", found.nats_per_token, best, mse, mse_training,
+                      f"{len(sample):,}")  # fmt: skip
+    for index, value, (text,) in zip(examples.indexes, examples.values, texts, strict=True):
+        written = text.partition(":")[2].removesuffix("e")
+        training_log.info("    b%d: %.4f · the model %s", index, value / SCALE, written)
 
 
 def log_end(run, finished):
@@ -135,18 +146,9 @@ def log_end(run, finished):
              f", {dollars:.2f} dollars" if dollars else "", command(config, "evaluate.py"))  # fmt: skip
 
 
-def mse_sample(run):
-    """The zeros of the validation sample that are written out for the logged MSE: about training.mse_zeros, evenly spread."""
-    return run.validation.subset(slice(None, None, math.ceil(len(run.validation) / run.config.training.mse_zeros)))
-
-
-def validation_text(progress):
-    """' · val 0.8210 (best 0.8199) · mse 0.012 (training 0.011)': what was measured last, if anything."""
-    last = progress.validation
-    if last is None:
-        return ""
-    mse, mse_training = ("unreadable" if last[name] is None else f"{last[name]:.3g}" for name in ("mse_validation", "mse_training"))
-    return f" · val {last['loss']:.4f} (best {last['best_loss']:.4f}) · mse {mse} (training {mse_training})"
+def spread_evenly(zeros, count):
+    """Return about `count` of some zeros, evenly spread, or all if they are fewer."""
+    return zeros.subset(slice(None, None, math.ceil(len(zeros) / count)))
 
 
 def write_line(run, **values):

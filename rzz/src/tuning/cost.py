@@ -23,6 +23,7 @@ from model.index_embedding import embedding_cost
 from model.network import build_model
 from model.tokenizer import vocabulary
 from training.optimizer import make_optimizer, training_step
+from training.progress import validation_share
 
 BYTES = 4  # of a float32
 OPTIMIZER_COPIES = 4  # weights, gradients, and the two averages of AdamW
@@ -117,10 +118,11 @@ def passes(config, epochs):
 
 
 def training_hours(config, epochs):
-    """Hours of the full training on tuning.host with `epochs` passes over each interval."""
+    """Hours of the full training on tuning.host with `epochs` passes over each interval, validation included."""
     zeros = training_zeros_of(config) * epochs
     T, size = columns((config.data.K + 2) * config.data.interval_size), config.training.batch_size
-    return zeros / size * step_seconds(config.model, size, T, config.tuning.host.device) / 3600
+    hours = zeros / size * step_seconds(config.model, size, T, config.tuning.host.device) / 3600
+    return hours * (1 + validation_share(config))
 
 
 def measure_hardware(device):
