@@ -25,7 +25,7 @@ SMALL_RUN = {
     "training": {"epochs": 2, "batch_size": 64, "checkpoint_interval": 5, "log_interval": 4, "validation_interval": 7,
                  "validation_share": 1.0, "warmup_steps": 3, "mse_zeros": 5,
                  "compile": "off"},  # on CUDA it would leave the last bits to chance
-    "tuning": {"zeros": 400, "grid": {"epochs": [1, 2], "learning_rate": [0.0003, 0.01], "num_heads": [1, 3]}},
+    "tuning": {"zeros": 400, "seeds": 1, "grid": {"epochs": [1, 2], "learning_rate": [0.0003, 0.01], "num_heads": [1, 3]}},
     "evaluation": {"runs": 3},
     "runtime": {"device": DEVICE},
 }  # fmt: skip

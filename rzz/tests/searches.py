@@ -21,7 +21,7 @@ from tuning import workers
 
 GRID = {"epochs": [1, 2, 3], "learning_rate": [0.0003, 0.003, 0.01], "batch_size": [16, 64], "dropout": [0.0, 0.1],
         "num_heads": [1, 2]}  # fmt: skip
-SEARCH = {**SMALL_RUN, "tuning": {"zeros": 200, "rungs": [1, 2], "keep": 0.3, "grid": GRID}}
+SEARCH = {**SMALL_RUN, "tuning": {"zeros": 200, "rungs": [1, 2], "keep": 0.3, "seeds": 1, "grid": GRID}}
 CPU = torch.device("cpu")
 
 
@@ -98,7 +98,7 @@ def rung_lines(folder):
     lines = [line for line in read_json_lines(folder / "logs" / "tuning.jsonl") if line["kind"] == "rung"]
     for line in lines:
         del line["seconds"]
-    return sorted(lines, key=lambda line: json.dumps([line["point"], line["epochs"]]))
+    return sorted(lines, key=lambda line: json.dumps([line["point"], line["epochs"], line["settings"]["training"]["seed"]]))
 
 
 def with_grid(folder, grid, **tuning):

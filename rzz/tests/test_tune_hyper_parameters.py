@@ -50,6 +50,22 @@ def test_an_interrupted_search_goes_on_to_the_same_lines_and_the_same_winner(who
     assert (search_folder / "config.json").read_text() == (whole_search[0] / "config.json").read_text()
 
 
+def test_the_trials_of_the_last_rung_are_trained_again_with_other_seeds_and_only_once(searched_folder, in_process):
+    before = rung_lines(searched_folder)
+    for limit, code in ((1, 130), (math.inf, 0)):
+        in_process.limit = limit
+        assert tune(searched_folder, "--set", "tuning.seeds=3") == code
+    jobs = [(job.trials[0].settings.training.seed, len(job.trials), job.first_epoch, job.last_epoch) for job in in_process]
+    assert {seed for seed, *_ in jobs} == {2, 3} and all((first, last) == (0, 3) for *_, first, last in jobs)
+    new = [line for line in rung_lines(searched_folder) if line not in before]
+    finalists = [line for line in before if line["epochs"] == 3]
+    for seed in (2, 3):
+        again = [line for line in new if line["settings"]["training"]["seed"] == seed]
+        assert [line["point"] for line in again] == [line["point"] for line in finalists]
+        assert all(line["nats_per_zero"] != other["nats_per_zero"] for line, other in zip(again, finalists, strict=True))
+    assert len(new) == 2 * len(finalists) == sum(count for _, count, *_ in jobs)
+
+
 def test_the_order_in_which_stacks_finish_does_not_matter(whole_search, search_folder, in_process, monkeypatch):
     def shuffled(*arguments):
         jobs = schedule_jobs(*arguments)
