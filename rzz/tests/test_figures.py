@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.metrics import gue_share_below, gue_spacing_density
-from reporting.figures import accuracy_figure, loss_figure, mse_figure, speed_figure, tuning_figure
+from reporting.figures import accuracy_figure, epochs_figure, loss_figure, mse_figure, speed_figure, tuning_figure, worth_figure
 
 
 def training_log():
@@ -84,6 +84,29 @@ def test_a_heat_map_shows_the_best_of_each_pair_and_which_were_stable_and_traina
     assert axes.get_xlabel() == "learning_rate" and axes.get_ylabel() == "batch_size"
     assert figure.caption == "Best: 7.000 at learning_rate 0.002, batch_size 16."
     assert tuning_figure(trials[2:], "batch_size", [0.001, 0.002], [16, 32]).caption == "No trial was trainable."
+
+
+def test_what_a_value_is_worth_is_the_mean_over_pairs_that_differ_in_nothing_else():
+    scores = {(0.1, 16): 5.0, (0.2, 16): 6.0, (0.1, 32): 7.0, (0.2, 32): 10.0, (0.1, 64): 1.0}  # (0.2, 64) did not train
+    trials = [trial(rate, size, [score, 0.0]) for (rate, size), score in scores.items()]
+    trials += [trial(0.2, 64, [None, 9.0])]
+    repeated = [[trial(0.1, 16, [nats, 0.0]) for nats in (4.0, 5.0, 6.0)], [trial(0.1, 32, [7.0, 0.0])]]  # deviation 1
+    figure = worth_figure(trials, {"learning_rate": [0.1, 0.2], "batch_size": [16, 32, 64]}, repeated)
+    axes = figure.drawing.axes[0]
+    dots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"]
+    # Rates: pairs of sizes 16 and 32. Sizes: only rate 0.1 has all three.
+    assert dots == [(0.0, 0), (2.0, 1), (4.0, 2), (6.0, 3), (0.0, 4)]
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == ["learning_rate 0.1", "learning_rate 0.2", "batch_size 16", "batch_size 32", "batch_size 64"]
+    (band,) = axes.patches
+    assert band.get_x() + band.get_width() == pytest.approx(2 * math.sqrt(2))
+
+
+def test_the_curves_of_the_finalists_are_the_means_of_their_seeds():
+    repeated = [[trial(0.1, 16, [4.0, 3.0]), trial(0.1, 16, [6.0, 3.5])], [trial(0.1, 32, [7.0, 5.0])]]
+    figure = epochs_figure(repeated)
+    assert curves(figure) == {"batch_size 16": ([1, 2], [5.0, 3.25]), "batch_size 32": ([1, 2], [7.0, 5.0])}
+    assert "mean of 2 seeds" in figure.caption and f"differ by {math.sqrt(0.125):.3f}" in figure.caption
 
 
 def test_the_gue_curve_has_area_one_and_mean_one():

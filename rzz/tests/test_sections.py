@@ -56,22 +56,23 @@ def test_one_zero_and_nothing_readable_are_enough():
         assert "".join(section).count("<figure>") == count
 
 
-def rung(rate, size, nats, stable=True, trainable=True, **more):
+def rung(rate, size, nats, stable=True, trainable=True, seed=1, **more):
     """A line of tuning.jsonl."""
     point = {"learning_rate": rate, "batch_size": size, "d_model": 64, **more}
     return {"kind": "rung", "point": point, "epochs": len(nats), "nats_per_zero": nats, "mse": 0.5, "stable": stable,
-            "trainable": trainable, "parameters": 1234, "settings": {}}  # fmt: skip
+            "trainable": trainable, "parameters": 1234, "settings": {"training": {"seed": seed}}}  # fmt: skip
 
 
 def test_the_tuning_counts_the_last_lines_of_the_last_grid_and_lists_the_best_trials():
     log = [rung(0.1, 16, [1.0], dropout=0.1), {"kind": "ruled_out", "point": {}, "reason": "too large", "detail": "9 GB"},
            rung(0.001, 16, [9.0]), rung(0.001, 16, [9.0, 8.5, 8.75]), rung(0.002, 16, [8.0, 7.0]),
            rung(0.002, 16, [3.0], trainable=False, d_model=32), rung(0.001, 32, [6.0], trainable=False),
-           rung(0.002, 32, [9.0, None], stable=False, trainable=False)]  # fmt: skip
+           rung(0.002, 32, [9.0, None], stable=False, trainable=False), rung(0.001, 16, [1.0, 1.0, 1.0], seed=2)]  # fmt: skip
     section = list(tuning_section(log))
     assert tagged(section, "li") == [["● 2 trainable", "○ 2 stable, but learned nothing", "× 1 diverged",
                                       "excluded before: 1, too large"]]  # fmt: skip
-    assert tagged(section, "h3") == [["learning_rate and batch_size", "learning_rate and d_model"]]
+    assert tagged(section, "h3") == [["learning_rate and batch_size", "learning_rate and d_model"],
+                                     ["What each value is worth", "Epochs"]]  # fmt: skip
     assert tagged(section, "th")[0][:4] == ["learning_rate", "batch_size", "d_model", "nats per zero"]
     (cells,) = tagged(section, "td")
     assert cells[:4] == ["0.002", "16", "64", "7.000"] and cells[7:11] == ["0.001", "16", "64", "8.500"]

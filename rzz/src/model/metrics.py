@@ -67,6 +67,13 @@ def scores(predictions, dataset):
     }
 
 
+def pooled_deviation(groups):
+    """Return the standard deviation within groups of repeated measurements, pooled over all of them; None if no group has two."""
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum(float(((np.asarray(group) - np.mean(group)) ** 2).sum()) for group in groups)
+    return math.sqrt(squares / freedom) if freedom else None
+
+
 def baselines(dataset, training, max_prime):
     """Return {name: predictions (zeros, 1)} of methods that need no model.
 

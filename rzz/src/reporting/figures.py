@@ -8,6 +8,7 @@ axes are ink, theory is grey.
 """
 
 import io
+import itertools
 import math
 import re
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 
 from common.config import UserError
 from common.text import format_duration, format_number
-from model.metrics import gue_share_below, gue_spacing_density
+from model.metrics import gue_share_below, gue_spacing_density, pooled_deviation
 from model.tokenizer import DECIMALS
 
 WIDTH, HEIGHT = 4.8, 3.1  # inches: two beside each other on a desktop, one on a phone, both with text of about 10 points
@@ -263,6 +264,65 @@ def tuning_figure(trials, axis, rates, values):
     if best := min((trial for trial in trials if trial["trainable"]), key=best_nats, default=None):
         caption = f"Best: {best_nats(best):.3f} at learning_rate {best['point']['learning_rate']}, {axis} {best['point'][axis]}."
     return Figure(f"learning_rate and {axis}", caption, drawing)
+
+
+def worth_figure(trials, axes, repeated):
+    """What each value of each axis costs compared with the best one of its axis, all else equal, after the first epoch.
+
+    axes: {axis: values}. repeated: lists of lines of one trial with several seeds, whose deviation is drawn as a band.
+    """
+    scores = {tuple(trial["point"].items()): trial["nats_per_zero"][0] for trial in trials
+              if trial["trainable"] and trial["nats_per_zero"][0] is not None}  # fmt: skip
+    rows = []  # (label, differences)
+    for axis, values in axes.items():
+        losses = {value: {} for value in values}  # value: {all other values: score}
+        for point, score in scores.items():
+            losses[dict(point)[axis]][tuple(item for item in point if item[0] != axis)] = score
+        shared = set.intersection(*map(set, losses.values()))
+        best = min(values, key=lambda value: sum(losses[value][others] for others in shared))
+        rows += [(f"{axis} {value}", [losses[value][others] - losses[best][others] for others in shared]) for value in values]
+    rows = [(label, differences) for label, differences in rows if differences]
+    drawing, axes_ = new_axes(height=0.9 + 0.19 * len(rows))
+    noise = deviation_between_seeds(repeated, 0)
+    if noise is not None:
+        reach = 2 * math.sqrt(2) * noise
+        axes_.axvspan(-reach, reach, color=THEORY, alpha=0.25, linewidth=0, label="by chance alone: twice the noise between seeds")
+        axes_.legend(loc="lower right")
+    for row, (_, differences) in enumerate(rows):
+        low, high = np.percentile(differences, [10, 90])
+        axes_.plot([low, high], [row, row], color=MODEL_LIGHT, linewidth=3, solid_capstyle="butt")
+        axes_.plot(np.mean(differences), row, "o", color=MODEL, markersize=4)
+    axes_.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize="small")
+    axes_.invert_yaxis()
+    axes_.set(xlabel="nats per zero more than with the best value of the axis")
+    axes_.grid(axis="y", visible=False)
+    caption = ("What a value costs after one epoch, compared with trials that differ from it in this axis alone and have its best "
+               "value there: the mean as a dot, 80% of the pairs as a bar.")  # fmt: skip
+    return Figure("What each value is worth", caption, drawing)
+
+
+def epochs_figure(repeated):
+    """Score against epochs of the trials that were trained to the end, with all of their seeds. repeated: lists of lines."""
+    drawing, axes = new_axes()
+    for lines, style in zip(repeated, itertools.cycle(("-", "--", "-.", ":"))):
+        curves = np.array([line["nats_per_zero"] for line in lines], float)
+        epochs, point = np.arange(1, curves.shape[1] + 1), lines[0]["point"]
+        axes.fill_between(epochs, curves.min(0), curves.max(0), color=MODEL_LIGHT, alpha=0.5, linewidth=0)
+        axes.plot(epochs, curves.mean(0), style, color=MODEL, label=f"batch_size {point.get('batch_size', '–')}")
+    axes.set(xlabel="epochs", ylabel="nats per zero", xlim=(1, None))
+    axes.legend()
+    noise = deviation_between_seeds(repeated, -1)
+    seeds = max(map(len, repeated))
+    caption = f"The best trial of each batch size, mean of {seeds} seeds, and from the lowest to the highest of them in light blue."
+    if noise is not None:
+        caption += f" In the end, seeds differ by {noise:.3f} (standard deviation)."
+    return Figure("Epochs", caption, drawing)
+
+
+def deviation_between_seeds(repeated, epoch):
+    """Standard deviation of the scores after an epoch, as an index of the curves, of trials with several seeds; None if unknown."""
+    scores = [[line["nats_per_zero"][epoch] for line in lines] for lines in repeated]
+    return pooled_deviation([group for group in scores if None not in group])
 
 
 def best_nats(trial):

@@ -185,7 +185,15 @@ def tuning_section(lines):
     """Yield what the search found: heat maps over the learning rate and each other axis, and the best trials."""
     rungs = [line for line in lines if line["kind"] == "rung"]
     names = rungs[-1]["point"].keys()  # the axes of the last grid
-    trials = list({tuple(line["point"].values()): line for line in rungs if line["point"].keys() == names}.values())  # last lines
+    seeds = sorted({line["settings"]["training"]["seed"] for line in rungs})  # the first is that of all trials
+    last = {seed: {} for seed in seeds}  # seed: {point: its last line}
+    for line in rungs:
+        if line["point"].keys() == names:
+            last[line["settings"]["training"]["seed"]][tuple(line["point"].values())] = line
+    trials = list(last[seeds[0]].values())
+    most = max(trial["epochs"] for trial in trials)
+    longest = [point for point, trial in last[seeds[0]].items() if trial["epochs"] == most and trial["trainable"]]
+    repeated = [[lines[point] for lines in last.values() if point in lines and lines[point]["epochs"] == most] for point in longest]
     found = {axis: {trial["point"][axis] for trial in trials} for axis in names}
     axes = {axis: sorted(values, key=lambda value: (value is not None, value)) for axis, values in found.items() if len(values) > 1}
     excluded = Counter(line["reason"] for line in lines if line["kind"] == "ruled_out")
@@ -199,6 +207,9 @@ def tuning_section(lines):
                         "count with what they had reached.")  # fmt: skip
         others = [axis for axis in axes if axis != "learning_rate"]
         yield figure_grid(figures.tuning_figure(trials, axis, axes["learning_rate"], axes[axis]) for axis in others)
+    shown = [figures.worth_figure(trials, axes, repeated)] if axes else []
+    shown += [figures.epochs_figure(repeated)] if most > 1 and repeated else []
+    yield figure_grid(shown)
     best = sorted(trials, key=lambda trial: (not trial["trainable"], best_nats(trial)))[:NUM_TRIALS]
     yield table([*axes, "nats per zero", "MSE", "epochs trained", "parameters"],
                 [[*(str(trial["point"][axis]) for axis in axes), f"{best_nats(trial):.3f}", format_number(trial["mse"]),

@@ -13,7 +13,7 @@ from tuning.grid import key_of, requested_epochs, trial_key_settings
 
 LINES = (  # what a line of tuning.jsonl has to have for those who read it
     {"kind": "rung", "point": dict, "epochs": int, "nats_per_zero": list, "mse": NUMBER_OR_NONE, "stable": bool, "trainable": bool,
-     "parameters": int, "settings": dict},
+     "parameters": int, "settings": {"training": {"seed": int}}},
     {"kind": ("ruled_out", "shortened"), "point": dict, "reason": str, "detail": str},
 )  # fmt: skip
 
@@ -129,7 +129,8 @@ def ranking(grid, search_log):
     for trial in grid.trials:
         result = search_log.last_result(trial)
         allowed = [count for count in trial.epochs if count <= result["epochs"]]
-        if result["trainable"] and allowed:
-            nats, epochs = min((result["nats_per_zero"][count - 1], count) for count in allowed)
-            ranked.append((nats, epochs, result, trial))
+        curve = [(result["nats_per_zero"][count - 1], count) for count in allowed]
+        finite = [point for point in curve if point[0] is not None]
+        if result["trainable"] and finite:
+            ranked.append((*min(finite), result, trial))
     return sorted(ranked, key=lambda entry: (entry[0], score(entry[2])))
