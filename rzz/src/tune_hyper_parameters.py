@@ -1,4 +1,4 @@
-"""Stage 1: search the hyper-parameters on the first zeros and write the best into config.json.
+"""Stage 1: search the hyper-parameters on the first zeros and write what is best for the full training into config.json.
 
     python rzz/src/tune_hyper_parameters.py                       # the grid of the settings; run again to go on
     python rzz/src/tune_hyper_parameters.py --dry-run             # count the grid and forecast the hours, train nothing
@@ -8,9 +8,10 @@ Every combination of the values of tuning.grid is a trial. Those that the host c
 training) are excluded with the reason. All others are trained in index order on the first 9/10 of tuning.zeros for an
 epoch and scored by the cross entropy on the last tenth; then the best go on to 2 epochs, the best of these to 4, and so on
 (successive halving: Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization",
-2016). The learning rate is constant after its warm-up, which makes the curve up to an epoch the same whatever comes after
-it, so that all numbers of epochs are read off one training. logs/tuning.jsonl has a line for each finished rung of each
-trial, and what is there is not trained again.
+2016). Those of the last rung are trained again with other seeds, which tells how much of a score is chance. The learning
+rate is constant after its warm-up, which makes the curve up to an epoch the same whatever comes after it, so that all
+numbers of epochs are read off one training. logs/tuning.jsonl has a line for each finished rung of each trial, and what is
+there is not trained again. tuning/choice.py says which trial is written.
 """
 
 import dataclasses
@@ -22,10 +23,10 @@ from common.devices import choose_device
 from common.files import exclusive_lock, remove
 from common.logs import log, start_logging
 from common.signals import catch_stop_signals, interruptible
-from common.text import format_duration
 from data_utils import tuning_splits
 from model.index_embedding import KINDS, describe_embedding
-from tuning.cost import measure_hardware, training_hours
+from tuning.choice import choose
+from tuning.cost import measure_hardware
 from tuning.display import SearchProgress, axis_table, description, ranking_table
 from tuning.grid import grid_of
 from tuning.halving import SearchLog, by_batch_size, eliminated, promoted, ranking, repetitions, rungs_of
@@ -76,12 +77,12 @@ def tune(config, grid, device, overrides):
         log.info("Stopped; finished rungs are kept in %s. Go on with the same command.", search_log.path)
         return 128 + stop[0]
 
-    ranked = ranking(grid, search_log)
-    print(ranking_table(grid, ranked))
+    print(ranking_table(grid, ranking(grid, search_log)))
     print(axis_table(config, grid, search_log))
-    if not ranked:
+    choice = choose(config, grid, search_log)
+    if choice is None:
         raise UserError("No trial of the grid learned anything; add smaller values to tuning.grid.learning_rate.")
-    write_winner(config, ranked[0], overrides)
+    write_choice(config, choice, overrides)
     remove(state_folder(config))
     return 0
 
@@ -115,18 +116,17 @@ def search(config, grid, search_log, device, stop):
         finish_rung(rungs[-1], trials)
 
 
-def write_winner(config, winner, overrides):
-    """Write the settings of `winner`, of `ranking`, and those of `overrides` that it was found with, into config.json; say so."""
-    (_, epochs, _, trial), changes = winner, {}
-    found = [(GRID_AXES[axis], axis, value) for axis, value in {**trial.values, "epochs": epochs}.items()]
+def write_choice(config, choice, overrides):
+    """Write the settings of `choice` and those of `overrides` that it was found with into config.json; say so, and why."""
+    found = [(GRID_AXES[axis], axis, value) for axis, value in {**choice.trial.values, "epochs": choice.passes}.items()]
+    changes = {}
     for section, key, value in [*map(split_override, overrides), *found]:
         if section in ("model", "training"):
             changes.setdefault(section, {})[key] = value
     write_back(config.path, changes)
     written = ", ".join(f"{section}.{key} {value}" for section, values in changes.items() for key, value in values.items())
     log.info("Written to %s: %s; the file before is %s.previous.json", config.path, written, config.path.stem)
-    log.info("Full training with it on %s: forecast %s. Next: %s", config.tuning.host.name,
-             format_duration(3600 * training_hours(trial.settings, epochs)), command(config, "train.py --resume"))
+    log.info("Why: %s. Next: %s", choice.reason, command(config, "train.py --resume"))
 
 
 if __name__ == "__main__":

@@ -282,20 +282,20 @@ def worth_figure(trials, axes, repeated):
         best = min(values, key=lambda value: sum(losses[value][others] for others in shared))
         rows += [(f"{axis} {value}", [losses[value][others] - losses[best][others] for others in shared]) for value in values]
     rows = [(label, differences) for label, differences in rows if differences]
-    drawing, axes_ = new_axes(height=0.9 + 0.19 * len(rows))
+    drawing, frame = new_axes(height=0.9 + 0.19 * len(rows))
     noise = deviation_between_seeds(repeated, 0)
     if noise is not None:
         reach = 2 * math.sqrt(2) * noise
-        axes_.axvspan(-reach, reach, color=THEORY, alpha=0.25, linewidth=0, label="by chance alone: twice the noise between seeds")
-        axes_.legend(loc="lower right")
+        frame.axvspan(-reach, reach, color=THEORY, alpha=0.25, linewidth=0, label="by chance alone: twice the noise between seeds")
+        frame.legend(loc="lower right", bbox_to_anchor=(1, 1))
     for row, (_, differences) in enumerate(rows):
         low, high = np.percentile(differences, [10, 90])
-        axes_.plot([low, high], [row, row], color=MODEL_LIGHT, linewidth=3, solid_capstyle="butt")
-        axes_.plot(np.mean(differences), row, "o", color=MODEL, markersize=4)
-    axes_.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize="small")
-    axes_.invert_yaxis()
-    axes_.set(xlabel="nats per zero more than with the best value of the axis")
-    axes_.grid(axis="y", visible=False)
+        frame.plot([low, high], [row, row], color=MODEL_LIGHT, linewidth=3, solid_capstyle="butt")
+        frame.plot(np.mean(differences), row, "o", color=MODEL, markersize=4)
+    frame.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize="small")
+    frame.invert_yaxis()
+    frame.set(xlabel="nats per zero, above the best value of the axis")
+    frame.grid(axis="y", visible=False)
     caption = ("What a value costs after one epoch, compared with trials that differ from it in this axis alone and have its best "
                "value there: the mean as a dot, 80% of the pairs as a bar.")  # fmt: skip
     return Figure("What each value is worth", caption, drawing)

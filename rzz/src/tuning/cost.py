@@ -112,9 +112,14 @@ def training_zeros_of(config):
     return (config.data.K - config.data.first_round + 1) * config.data.interval_size
 
 
+def zeros_of_search(config):
+    """Zeros that a trial is trained on in an epoch; the rest of tuning.zeros validates."""
+    return config.tuning.zeros - config.tuning.zeros // 10
+
+
 def passes(config, epochs):
     """Passes over each interval of the full training after which it has seen as many zeros as a trial after `epochs`."""
-    return max(1, round(epochs * (config.tuning.zeros - config.tuning.zeros // 10) / training_zeros_of(config)))
+    return max(1, round(epochs * zeros_of_search(config) / training_zeros_of(config)))
 
 
 def training_hours(config, epochs):

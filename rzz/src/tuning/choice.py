@@ -1,0 +1,82 @@
+"""Which trial is written into config.json: of those that are as good as the best, the one whose full training is cheapest.
+
+    choice = choose(config, grid, search_log)
+    choice.trial, choice.passes, choice.reason
+
+The search trains on a few thousand zeros, the full training on as many as ten million. What carries over from one to the other
+was measured (rzz/results.md, "What the search is worth"): the learning rate and the size do. Epochs do not: what counts is how many
+zeros are seen, so as many passes over the intervals are written as see as many as the trial saw. Nor do batch sizes: the smaller
+one wins where updates are few. So where the full training makes more updates with any of them than the longest trial, they are
+compared after equally many updates.
+"""
+
+import math
+from typing import NamedTuple
+
+from common.text import format_duration
+from model.metrics import pooled_deviation
+from tuning.cost import passes, training_hours, training_zeros_of, zeros_of_search
+from tuning.grid import Trial
+from tuning.halving import repetitions, rungs_of, score
+
+CHANCE = 2  # standard deviations between seeds by which the difference of two scores may be off, times √2 for a difference
+
+
+class Choice(NamedTuple):
+    """What is written into config.json, and why."""
+
+    trial: Trial
+    passes: int  # over each interval: training.epochs of the full training
+    reason: str  # in a line
+
+
+def choose(config, grid, search_log):
+    """Return the Choice among the trainable trials of a finished search, or None if there is none."""
+    candidates = []  # (nats per zero, epochs after which that is, trial)
+    for trial in grid.trials:
+        result = search_log.last_result(trial)
+        epochs = compared_epochs(config, grid, trial)
+        curve = [(result["nats_per_zero"][count - 1], count) for count in epochs if count <= result["epochs"]]
+        finite = [point for point in curve if point[0] is not None]
+        if result["trainable"] and finite:
+            candidates.append((*min(finite), trial))
+    if not candidates:
+        return None
+    lowest = min(nats for nats, _, _ in candidates)
+    noise = noise_of_seeds(config, grid, search_log)
+    reach = CHANCE * math.sqrt(2) * (noise or 0)
+    costs = [(training_hours(trial.settings, passes(config, epochs)), nats, epochs, trial)
+             for nats, epochs, trial in candidates if nats <= lowest + reach]  # fmt: skip
+    hours, nats, epochs, trial = min(costs, key=lambda cost: cost[:2])
+    count, zeros = passes(config, epochs), training_zeros_of(config)
+    by = "after as many updates" if updates_are_plenty(config, grid) else "at its best number of epochs"
+    chance = f"what seeds change, {reach:.3f}" if noise else "nothing"
+    reason = (f"{nats:.3f} nats/zero {by}, above the best, {lowest:.3f}, by no more than {chance}, and the cheapest full training "
+              f"of {len(costs):,} such trials, {format_duration(3600 * hours)} on {config.tuning.host.name}; {epochs} epochs of "
+              f"{zeros_of_search(config):,} zeros are {count} pass{'es' * (count > 1)} over {zeros:,}")  # fmt: skip
+    return Choice(trial, count, reason)
+
+
+def updates_are_plenty(config, grid):
+    """Whether the full training makes more updates with the largest batch than any trial with the smallest."""
+    sizes = [trial.settings.training.batch_size for trial in grid.trials]
+    return training_zeros_of(config) / max(sizes) >= rungs_of(config)[-1] * zeros_of_search(config) / min(sizes)
+
+
+def compared_epochs(config, grid, trial):
+    """Return the numbers of epochs of a trial at which it is compared with the others."""
+    if not updates_are_plenty(config, grid):
+        return trial.epochs
+    largest = max(other.settings.training.batch_size for other in grid.trials)
+    same_updates = round(trial.epochs[-1] * trial.settings.training.batch_size / largest)
+    return [max((count for count in trial.epochs if count <= same_updates), default=trial.epochs[0])]
+
+
+def noise_of_seeds(config, grid, search_log):
+    """Return the standard deviation of scores between the seeds of the trials that were trained to the end; None if unknown."""
+    last = rungs_of(config)[-1]
+    groups = []
+    for trial in grid.trials:
+        results = [search_log.result(each, last) for each in (trial, *repetitions(config, [trial])) if each.key in search_log.lines]
+        groups.append([score(result)[0] for result in results if result and result["trainable"]])
+    return pooled_deviation([group for group in groups if len(group) > 1])

@@ -1,0 +1,74 @@
+"""What is written into config.json is the cheapest full training of those that are as good as the best."""
+
+import pytest
+from searches import with_grid
+
+from common.config import load_config
+from tuning.choice import choose, noise_of_seeds
+from tuning.cost import passes, training_hours
+from tuning.grid import grid_of, trial_key_settings
+from tuning.halving import SearchLog, repetitions
+
+GRID = {"epochs": [1, 2, 3, 4], "batch_size": [16, 64], "d_model": [16, 32]}
+SCARCE, PLENTY = "data.interval_size=60", "data.interval_size=10000"  # 180 zeros × 4 / 16 = 45 updates in the search
+
+
+def finished_search(folder, interval_size, curves, seeds=1, rungs=(1, 2)):
+    """Return (config, grid, search log); curves: {(batch size, d_model): list of curves, one for each seed}."""
+    path = with_grid(folder, GRID, seeds=seeds, rungs=list(rungs)).path
+    config = load_config(path, [interval_size])
+    grid, log = grid_of(config), SearchLog(config)
+    for trial in grid.trials:
+        found = curves[trial.values["batch_size"], trial.values["d_model"]]
+        for each, curve in zip([trial, *repetitions(config, [trial])], found, strict=False):
+            log.enter([{"epochs": len(curve), "nats_per_zero": curve, "mse": 1.0, "trainable": curve[-1] < 20,
+                        "settings": trial_key_settings(each.settings)}])  # fmt: skip
+    return config, grid, log
+
+
+def chosen(search):
+    choice = choose(*search)
+    return choice.trial.values["batch_size"], choice.trial.values["d_model"], choice.passes
+
+
+CURVES = {(16, 16): [[9.0, 8.0, 7.5, 7.4]], (16, 32): [[9.0, 7.9]], (64, 16): [[12.0, 11.0, 10.0, 8.5]], (64, 32): [[11.0]]}
+
+WORTHLESS = {(64, 16): [[30.0]], (64, 32): [[30.0]]}
+
+
+def test_where_updates_are_few_the_best_score_wins_with_its_epochs(tmp_path):
+    search = finished_search(tmp_path, SCARCE, CURVES)
+    assert chosen(search) == (16, 16, 4)
+    assert search[0].data.interval_size * 3 == 180  # as many zeros as the search trains on, hence 4 passes
+
+
+def test_where_updates_are_plenty_batches_are_compared_after_as_many_of_them(tmp_path):
+    search = finished_search(tmp_path, PLENTY, CURVES)
+    assert chosen(search) == (64, 16, 1)  # 8.5 after 4 epochs of batch 64 for 9.0 after 1 of batch 16
+    worse = {**CURVES, (64, 16): [[12.0, 11.0, 10.0, 9.5]]}
+    assert chosen(finished_search(tmp_path, PLENTY, worse))[0] == 16
+
+
+def test_of_those_that_chance_cannot_tell_apart_the_cheapest_full_training_wins(tmp_path):
+    close = {(16, 16): [[9.0, 8.6, 8.6, 8.6]], (16, 32): [[9.0, 8.0, 8.0, 8.5], [9.0, 8.0, 8.0, 8.7]], **WORTHLESS}
+    search = finished_search(tmp_path, SCARCE, close, seeds=2, rungs=(1, 2))
+    noise = noise_of_seeds(*search)
+    assert noise == pytest.approx(0.0)  # the lowest of each curve is 8.0
+    assert chosen(search)[:2] == (16, 32)
+    close[16, 32] = [[9.0, 8.5, 8.5, 8.5], [9.0, 8.7, 8.7, 8.7]]
+    search = finished_search(tmp_path, SCARCE, close, seeds=2)
+    assert noise_of_seeds(*search) == pytest.approx(0.02**0.5)  # deviation of 8.5 and 8.7
+    assert chosen(search)[:2] == (16, 16)
+    config, grid, _ = search
+    small, large = (training_hours(trial.settings, 1) for trial in grid.trials[:2])
+    assert small < large and "8.600 nats/zero" in choose(*search).reason and "the best, 8.500" in choose(*search).reason
+
+
+def test_nothing_is_chosen_where_nothing_was_learned(tmp_path):
+    assert choose(*finished_search(tmp_path, SCARCE, dict.fromkeys(CURVES, [[25.0]]))) is None
+
+
+def test_passes_see_as_many_zeros_as_the_trial_did(tmp_path):
+    config = with_grid(tmp_path, GRID)
+    for size, expected in ((60, [1, 2, 3, 4]), (120, [1, 1, 2, 2]), (30, [2, 4, 6, 8]), (10_000, [1, 1, 1, 1])):
+        assert [passes(load_config(config.path, [f"data.interval_size={size}"]), count) for count in (1, 2, 3, 4)] == expected
