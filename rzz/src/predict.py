@@ -4,6 +4,7 @@
     python rzz/src/predict.py 11000000..11000009 7654321  # several, one line each
     python rzz/src/predict.py --interactive               # asks for indexes until an empty line
     python rzz/src/predict.py --json --file indexes.txt   # one index or range a line; --file - reads standard input
+    python rzz/src/predict.py --export DIR                # the model alone, to give away: DIR/model.pt and its card, README.md
 
 A prediction is the mean of evaluation.runs texts drawn by nucleus sampling, given with their standard deviation, or with
 --greedy the text of the most probable characters. A zero's samples are the same whatever else is asked with it. With --json
@@ -33,6 +34,7 @@ from data_utils import zeros_in_memory
 from model.sampling import predict, prediction_record
 from reporting.prediction_card import TABLE_HEADER, card, column_widths, table_row
 from training.checkpoints import find_checkpoint, trained_model, trained_zeros
+from training.model_card import export_model
 
 BATCH_SIZE = 64  # zeros that are predicted together, and shown as soon as they are
 MAX_RANGE = 1_000_000  # zeros
@@ -48,9 +50,10 @@ def main(argv=None):
     parser.add_argument("--no-truth", action="store_true", help="leave out the true zeros")
     parser.add_argument("--json", action="store_true", help="one JSON object a zero, see above")
     parser.add_argument("--checkpoint", type=Path, help="ask this file (default: the latest one of the run)")
+    parser.add_argument("--export", type=Path, metavar="DIR", help="write the model without its optimizer, and its card, there")
     args = parser.parse_args(argv)
     indexes = [index for text in args.indexes for index in parse_indexes(text)] + (read_indexes(args.file) if args.file else [])
-    if not indexes and not args.interactive:
+    if not indexes and not args.interactive and not args.export:
         raise UserError("Name a zero by its index: python rzz/src/predict.py 11000000, or --file PATH, or --interactive.")
     config = load_config(args.config, args.overrides, args.device)
     start_logging(config.log_folder, args.quiet)
@@ -60,6 +63,8 @@ def main(argv=None):
     model = trained_model(checkpoint, path).to(device)
     log.info("model %s", path)
     choose_threads(device, None, checkpoint["progress"].get("threads") or 1)
+    if args.export:
+        log.info("Written: %s and its card", export_model(config, checkpoint, args.export))
     training_range = trained_zeros(checkpoint)
     show(args, config, model, training_range, indexes)
     while args.interactive:

@@ -15,6 +15,7 @@ import torch
 from conftest import DEVICE, SMALL_RUN, SRC, write_config
 
 import predict as script
+import train
 from common.config import UserError, load_config
 from common.logs import log, progress_bar, start_logging
 from common.text import format_row
@@ -234,3 +235,25 @@ def test_quiet_keeps_the_logs_and_lets_warnings_through(trained, tmp_path, capsy
     assert capsys.readouterr().err == "said to both\n"
     assert "said to the log" in (tmp_path / "rzz.log").read_text()
     start_logging(config.log_folder)
+
+
+def test_an_exported_model_has_no_optimizer_says_the_same_and_comes_with_its_card(trained, ask, tmp_path):
+    asked = ask("110", "310", "--json").out
+    assert ask("--export", str(tmp_path / "given")).out == ""
+    path, last = tmp_path / "given" / "model.pt", trained / "checkpoints" / "last.pt"
+    assert path.stat().st_size < last.stat().st_size / 2
+    assert ask("110", "310", "--json", "--checkpoint", str(path)).out == asked
+    assert torch.load(path, weights_only=True)["optimizer"] == {}
+    text = (path.parent / "README.md").read_text()
+    assert "`model.pt`" in text and "Zeros 1 … 899" in text
+    with pytest.raises(UserError, match="exists; name another folder"):
+        ask("--export", str(path.parent))
+
+
+def test_training_does_not_go_on_from_an_exported_model(trained, ask, tmp_path):
+    ask("--export", str(tmp_path / "given"))
+    write_config(tmp_path / "run", {**SMALL_RUN, "training": {**SMALL_RUN["training"], "epochs": 13}})
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "given" / "model.pt").rename(tmp_path / "run" / "checkpoints" / "last.pt")
+    with pytest.raises(UserError, match="cannot go on"):
+        train.main(["--config", str(tmp_path / "run" / "config.json"), "--resume"])

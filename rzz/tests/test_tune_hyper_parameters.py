@@ -26,11 +26,10 @@ def test_a_search_trains_all_trials_for_the_first_rung_and_writes_the_winner_bac
         assert line["nats_per_zero"][: len(before)] == before  # it went on, and did not begin again
         curves[str(line["point"])] = line["nats_per_zero"]
 
-    _, rate, batch_size = min((min(line["nats_per_zero"]), line["point"]["learning_rate"], line["point"]["batch_size"])
-                              for line in lines)  # fmt: skip
+    _, epochs, rate = min((nats, epochs, line["point"]["learning_rate"])
+                          for line in lines for epochs, nats in enumerate(line["nats_per_zero"], 1))  # fmt: skip
     config = load_config(folder / "config.json")
-    assert (config.training.learning_rate, config.training.batch_size) == (rate, batch_size)
-    assert config.training.epochs == 1  # 3 epochs of 180 zeros are less than all 900 of the full training
+    assert (config.training.epochs, config.training.learning_rate) == (epochs, rate)
     assert config.data.interval_size == 300 and (folder / "config.previous.json").read_text() == json.dumps(SEARCH)
     assert not state_folder(config).exists()
 

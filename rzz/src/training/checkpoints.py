@@ -13,7 +13,8 @@ A file is what torch.load(path, map_location="cpu", weights_only=True) gives bac
     meta        format, version and commit of rzz, vocabulary, versions of python and packages, device, parameter count, when
                 it was saved
 
-The file is a zip archive, whose CRC-32 are checked: torch.load does not notice a flipped bit.
+One that was exported (predict.py --export) has an empty optimizer. The file is a zip archive, whose CRC-32 are checked:
+torch.load does not notice a flipped bit.
 """
 
 import dataclasses
@@ -113,8 +114,15 @@ def write_torch_file(path, value):
         file.write(content.getbuffer())
 
 
+def exported(checkpoint):
+    """Return a checkpoint without what only a training needs, a third of its size: to ask, to evaluate and to give away."""
+    return {name: value for name, value in checkpoint.items() if name != "checksum"} | {"optimizer": {}}
+
+
 def restore(checkpoint, model, optimizer, path):
     """Load a checkpoint into `model` and `optimizer`; return its Progress. Raises UserError, naming `path`, if it does not fit."""
+    if not checkpoint["optimizer"] and checkpoint["progress"]["step"]:
+        raise UserError(f"{path} was exported for predictions: training cannot go on from it. Use a checkpoint of the training.")
     with load_errors(path):
         model.load_state_dict(checkpoint["model"])
         groups = optimizer.state_dict()["param_groups"]

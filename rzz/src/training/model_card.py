@@ -1,25 +1,27 @@
-"""checkpoints/model_card.md: what a finished training is, for those who find its checkpoint.
+"""checkpoints/model_card.md: what a finished training is, for those who find its checkpoint; and the model alone, with its card.
 
     write_model_card(config, checkpoint)
+    export_model(config, checkpoint, Path("zeros-model"))            # zeros-model/model.pt and zeros-model/README.md
 
 Every number in it comes from the checkpoint and, once evaluate.py has measured this very checkpoint, from logs/evaluation.json.
 """
 
-from common.config import ModelConfig, settings_json
+from common.config import ModelConfig, UserError, require_writable, settings_json
 from common.files import atomic_write, read_json
 from common.text import format_duration, format_number
 from model.index_embedding import SmoothCount, describe_embedding, parts_of
 from model.metrics import EVALUATION, result_table, table_notes
-from training.checkpoints import latest_checkpoint, source_text, trained_zeros
+from training.checkpoints import exported, latest_checkpoint, source_text, trained_zeros, write_torch_file
 
 NAME = "model_card.md"
+EXPORTED, EXPORTED_CARD = "model.pt", "README.md"
 CARD = """\
 # Model card: zeros of the Riemann zeta function
 
 A decoder-only transformer of {parameters:,} parameters, trained by rzz. Given the index i of a zero as `b<i>:`, it writes the
 imaginary part of the i-th non-trivial zero, cut after four decimals, character by character: `b10:49.7738e`.
 
-- Checkpoint: `round_{round}.pt`, and `last.pt` as long as training has not gone on. Any device can read them.
+- Checkpoint: {files}. Any device can read it.
 - Model: d_model {model.d_model}, {model.num_layers} layers, {model.num_heads} heads with d_k {d_k} and d_v {d_v}, d_ff {d_ff},
   dropout {model.dropout:g}; 16 characters, context of 32.
 - What it is told about the index (`{model.index_embedding}`): {told}.
@@ -71,15 +73,34 @@ def write_model_card(config, checkpoint=None):
     progress, settings = checkpoint["progress"], checkpoint["config"]
     if progress["round"] < settings["data"]["K"] or progress["epoch"] < settings["training"]["epochs"]:
         return
-    evaluation = read_json(config.log_folder / "evaluation.json", EVALUATION)
-    if evaluation and evaluation["checksum"] != checkpoint["checksum"]:
-        evaluation = None
     with atomic_write(config.checkpoint_folder / NAME, "w") as file:
-        file.write(card_text(checkpoint, evaluation))
+        file.write(card_text(checkpoint, evaluation_of(config, checkpoint)))
 
 
-def card_text(checkpoint, evaluation):
-    """Return the card. evaluation: what logs/evaluation.json holds of this checkpoint, or None."""
+def export_model(config, checkpoint, folder):
+    """Write model.pt, the weights and settings of a checkpoint alone, and its card as README.md into `folder`; return model.pt.
+
+    Raises UserError if one of the two is there.
+    """
+    path, readme = folder / EXPORTED, folder / EXPORTED_CARD
+    for existing in (path, readme):
+        if existing.exists():
+            raise UserError(f"{existing} exists; name another folder with --export.")
+    require_writable(folder)
+    write_torch_file(path, exported(checkpoint))
+    with atomic_write(readme, "w") as file:
+        file.write(card_text(checkpoint, evaluation_of(config, checkpoint), f"`{EXPORTED}`, without the state of the optimizer"))
+    return path
+
+
+def evaluation_of(config, checkpoint):
+    """Return what logs/evaluation.json of the run says of this checkpoint, or None."""
+    evaluation = read_json(config.log_folder / "evaluation.json", EVALUATION)
+    return evaluation if evaluation and evaluation["checksum"] == checkpoint["checksum"] else None
+
+
+def card_text(checkpoint, evaluation, files=None):
+    """Return the card. evaluation: what logs/evaluation.json holds of this checkpoint, or None. files: where it lies, in words."""
     settings, progress, meta = checkpoint["config"], checkpoint["progress"], checkpoint["meta"]
     data, training, validation = settings["data"], settings["training"], progress["validation"]
     model = ModelConfig(**settings["model"])
@@ -87,7 +108,8 @@ def card_text(checkpoint, evaluation):
     first, last = trained_zeros(checkpoint)
     shortest, longest = len(str(first)), len(str(last))
     return CARD.format(
-        parameters=meta["parameters"], round=progress["round"], model=model, d_k=d_k, d_v=d_v, d_ff=d_ff,
+        files=files or f"`round_{progress['round']}.pt`, and `last.pt` as long as training has not gone on",
+        parameters=meta["parameters"], model=model, d_k=d_k, d_v=d_v, d_ff=d_ff,
         told=describe_embedding(model), step=progress["step"], batch_size=training["batch_size"],
         time=format_duration(progress["seconds"]), device=meta["device"], saved=meta["saved"],
         first=first, last=last, rounds=data["K"] - data["first_round"] + 1, interval_size=data["interval_size"],

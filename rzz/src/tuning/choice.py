@@ -4,10 +4,10 @@
     choice.trial, choice.passes, choice.reason
 
 The search trains on a few thousand zeros, the full training on as many as ten million. What carries over from one to the other
-was measured (rzz/results.md, "What the search is worth"): the learning rate and the size do. Epochs do not: what counts is how many
-zeros are seen, so as many passes over the intervals are written as see as many as the trial saw. Nor do batch sizes: the smaller
-one wins where updates are few. So where the full training makes more updates with any of them than the longest trial, they are
-compared after equally many updates.
+was measured (rzz/results.md, "What the search is worth"): the learning rate and the size do. Epochs do not: a few thousand zeros
+bear many, ten million need one: the passes that are written are those of the trial, but no more than ENOUGH_ZEROS of tuning.cost
+need. Nor do batch sizes: the smaller one wins where updates are few. So where the full training makes more updates with any of
+them than the longest trial, they are compared after equally many updates.
 """
 
 import math

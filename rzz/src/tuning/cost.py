@@ -8,6 +8,7 @@ speed that tuning.host gives (common.config.Throughput). A measured time is the 
 the machine does counts as little as may be.
 """
 
+import math
 import platform
 import time
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from model.tokenizer import vocabulary
 from training.optimizer import make_optimizer, training_step
 from training.progress import validation_share
 
+ENOUGH_ZEROS = 500_000  # trained on so many, counting each pass, a model is not better for another: rzz/results.md
 BYTES = 4  # of a float32
 OPTIMIZER_COPIES = 4  # weights, gradients, and the two averages of AdamW
 STATE_BYTES = 16  # of a parameter in a trial's file: weights, their running average, and the two averages of AdamW
@@ -118,8 +120,8 @@ def zeros_of_search(config):
 
 
 def passes(config, epochs):
-    """Passes over each interval of the full training after which it has seen as many zeros as a trial after `epochs`."""
-    return max(1, round(epochs * zeros_of_search(config) / training_zeros_of(config)))
+    """Passes over each interval that full training makes where a trial has made `epochs`: no more, and enough for ENOUGH_ZEROS."""
+    return min(epochs, max(1, math.ceil(ENOUGH_ZEROS / training_zeros_of(config))))
 
 
 def training_hours(config, epochs):
