@@ -49,11 +49,11 @@ def choose(config, grid, search_log):
              for nats, epochs, trial in candidates if nats <= lowest + reach]  # fmt: skip
     hours, nats, epochs, trial = min(costs, key=lambda cost: cost[:2])
     count, zeros = passes(config, epochs), training_zeros_of(config)
-    by = "after as many updates" if updates_are_plenty(config, grid) else "at its best number of epochs"
-    chance = f"what seeds change, {reach:.3f}" if noise else "nothing"
-    reason = (f"{nats:.3f} nats/zero {by}, above the best, {lowest:.3f}, by no more than {chance}, and the cheapest full training "
-              f"of {len(costs):,} such trials, {format_duration(3600 * hours)} on {config.tuning.host.name}; {epochs} epochs of "
-              f"{zeros_of_search(config):,} zeros are {count} pass{'es' * (count > 1)} over {zeros:,}")  # fmt: skip
+    when = "after equally many updates" if updates_are_plenty(config, grid) else "after the best number of epochs"
+    others = (f"the cheapest full training of {len(costs):,} trials between which and the best, {lowest:.3f}, lies no more than "
+              f"chance, {reach:.3f}" if len(costs) > 1 else "the best")  # fmt: skip
+    reason = (f"{nats:.3f} nats/zero {when}, {others}; {format_duration(3600 * hours)} on {config.tuning.host.name} for {count} "
+              f"pass{'es' * (count > 1)} over {zeros:,} zeros, after {epochs} in the search")  # fmt: skip
     return Choice(trial, count, reason)
 
 
