@@ -25,7 +25,7 @@ import re
 import sys
 from pathlib import Path
 
-from common.cli import run_script, stage_parser
+from common.cli import command, run_script, stage_parser
 from common.config import UserError, load_config, row_fits
 from common.devices import choose_device, choose_threads, describe_device
 from common.logs import log, progress_bar, start_logging
@@ -45,7 +45,7 @@ def main(argv=None):
     parser = stage_parser(__doc__)
     parser.add_argument("indexes", nargs="*", metavar="INDEX", help="a zero, 11000000, or a range of them, 11000000..11000009")
     parser.add_argument("--file", metavar="PATH", help="read indexes from this file, one a line; - is standard input")
-    parser.add_argument("--interactive", action="store_true", help="ask for indexes until an empty line")
+    parser.add_argument("--interactive", action="store_true", help="ask for indexes until an empty line or quit")
     parser.add_argument("--greedy", action="store_true", help="the most probable characters instead of samples")
     parser.add_argument("--no-truth", action="store_true", help="leave out the true zeros")
     parser.add_argument("--json", action="store_true", help="one JSON object a zero, see above")
@@ -54,7 +54,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     indexes = [index for text in args.indexes for index in parse_indexes(text)] + (read_indexes(args.file) if args.file else [])
     if not indexes and not args.interactive and not args.export:
-        raise UserError("Name a zero by its index: python rzz/src/predict.py 11000000, or --file PATH, or --interactive.")
+        example = command(load_config(args.config), "predict.py 11000000")
+        raise UserError(f"Name a zero by its index: {example}, or --file PATH, or --interactive.")
     config = load_config(args.config, args.overrides, args.device)
     start_logging(config.log_folder, args.quiet)
     device, reason = choose_device(config.runtime.device)
@@ -68,8 +69,8 @@ def main(argv=None):
     training_range = trained_zeros(checkpoint)
     show(args, config, model, training_range, indexes)
     while args.interactive:
-        print("index (empty to end): ", end="", file=sys.stderr, flush=True)
-        if not (words := sys.stdin.readline().split()):
+        print("index (quit to end): ", end="", file=sys.stderr, flush=True)
+        if not (words := sys.stdin.readline().split()) or words[0].lower() in ("quit", "exit", "q"):
             break
         try:
             show(args, config, model, training_range, [index for word in words for index in parse_indexes(word)])

@@ -7,7 +7,7 @@ Every number comes from the run's logs: tuning.jsonl, training.jsonl, evaluation
 there yet is named at the top. Needs matplotlib, which the other scripts do not.
 """
 
-from common.cli import run_script, stage_parser
+from common.cli import command, run_script, stage_parser
 from common.config import UserError, load_config
 from common.files import NUMBER, read_json, read_json_lines
 from common.logs import start_logging
@@ -25,7 +25,7 @@ def main(argv=None):
     config = load_config(args.config, args.overrides, args.device)
     logs = config.log_folder
     if not any((logs / name).exists() for name in ("tuning.jsonl", "training.jsonl", "evaluation.json")):
-        raise UserError(f"There are no logs in {logs} to report on; begin with: python rzz/src/tune_hyper_parameters.py")
+        raise UserError(f"There are no logs in {logs} to report on; begin with: {command(config, 'tune_hyper_parameters.py')}")
     start_logging(logs, args.quiet)
     tuning = read_json_lines(logs / "tuning.jsonl", TUNING_LINES)
     training = read_json_lines(logs / "training.jsonl", TRAINING_LINES)

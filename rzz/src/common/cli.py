@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 from common import VERSION
-from common.config import DEFAULT_CONFIG, UserError
+from common.config import DEFAULT_CONFIG, SOURCE, UserError
 from common.devices import is_out_of_memory
 from common.logs import log, redirect_to_devnull
 from common.processes import exit_process, is_peer_failure
@@ -39,9 +39,20 @@ def stage_parser(description):
 
 
 def command(config, words):
-    """Return what to type to run `words`, a script and its options, with this config: 'python rzz/src/train.py --resume'."""
-    where = "" if config.path == DEFAULT_CONFIG else f" --config {shlex.quote(str(config.path))}"
-    return f"python rzz/src/{words}{where}"
+    """Return what to paste to run `words`, a script and its options, with this config.
+
+    '.venv/bin/python rzz/src/train.py --resume' of (config, 'train.py --resume').
+    The interpreter is the one that runs. Paths below the working directory are relative to it.
+    """
+    script, *options = words.split(" ", 1)
+    parts = [from_here(sys.executable or "python3"), from_here(SOURCE / script), *options]
+    return " ".join(parts if config.path == DEFAULT_CONFIG else [*parts, "--config", from_here(config.path)])
+
+
+def from_here(path):
+    """Return a path as a word of the shell, relative to the working directory if it lies below it."""
+    path = Path(os.path.abspath(path))  # no link is followed: a virtual environment's interpreter is one
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def run_script(main):

@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 
+from common.cli import command
 from common.text import format_duration, format_number
 from model.metrics import explicit_formula, result_table, table_notes
 from model.tokenizer import DECIMALS
@@ -34,7 +35,7 @@ def overview_section(config, tuning, training, evaluation):
     yield paragraph(sentence)
     if numbers := [*numbers, *speed_numbers(training)]:
         yield number_tiles(numbers)
-    if missing := list(missing_stages(tuning, training, evaluation)):
+    if missing := list(missing_stages(config, tuning, training, evaluation)):
         yield bullet_list(missing)
     yield paragraph(f"Written {datetime.datetime.now():%Y-%m-%d %H:%M:%S} from the logs in `{config.log_folder}`.")
 
@@ -84,18 +85,18 @@ def speed_numbers(training):
             yield format_duration(last["seconds_left"]), f"of training left after step {last['step']:,} of {last['steps_in_run']:,}"
 
 
-def missing_stages(tuning, training, evaluation):
+def missing_stages(config, tuning, training, evaluation):
     """Yield a sentence for each stage that has yet to run, with its command."""
     if not tuning:
-        yield "No tuning is in the logs: `python rzz/src/tune_hyper_parameters.py`"
+        yield f"No tuning is in the logs: `{command(config, 'tune_hyper_parameters.py')}`"
     if not training:
-        yield "No training is in the logs: `python rzz/src/train.py --resume`"
+        yield f"No training is in the logs: `{command(config, 'train.py --resume')}`"
     elif not is_complete(training):
-        yield f"The training has got to step {training[-1]['step']:,}; if it was stopped: `python rzz/src/train.py --resume`"
+        yield f"The training has got to step {training[-1]['step']:,}; if it was stopped: `{command(config, 'train.py --resume')}`"
     if not evaluation:
-        yield "No evaluation is in the logs, so errors are those on the validation sample: `python rzz/src/evaluate.py`"
+        yield f"No evaluation is in the logs, so errors are those on the validation sample: `{command(config, 'evaluate.py')}`"
     elif training and training[-1]["seconds"] > evaluation["seconds_trained"]:
-        yield "The training has gone on since it was evaluated: `python rzz/src/evaluate.py`"
+        yield f"The training has gone on since it was evaluated: `{command(config, 'evaluate.py')}`"
 
 
 def evaluation_section(evaluation, predictions):

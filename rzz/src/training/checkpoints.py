@@ -227,6 +227,9 @@ def latest_checkpoint(folder, move_aside=False):
 
 def find_checkpoint(config, path):
     """Return (checkpoint, its path): the file asked for, or the latest good one of the run."""
+    if path and not path.exists():
+        there = ", ".join(file.name for file in checkpoint_files(config.checkpoint_folder)) or "none"
+        raise UserError(f"There is no file {path}; checkpoints in {config.checkpoint_folder}: {there}.")
     checkpoint, path = (load_checkpoint(path), path) if path else latest_checkpoint(config.checkpoint_folder)
     if checkpoint is None:
         first = command(config, "train.py --resume")
