@@ -88,13 +88,13 @@ def check_unseen(checkpoint, config, path):
 
 
 def table(result):
-    """Return the result as a table for a reader, the model compared with the baselines and the controls."""
-    title = (f"zeros {result['first_index']:,} … {result['last_index']:,}, {result['runs']} runs, nucleus p = {result['top_p']:g}; "
+    """Return the result as a table for a reader, 80 columns wide, the model compared with the baselines and the controls."""
+    title = (f"zeros {result['first_index']:,} … {result['last_index']:,}, {result['runs']} runs, nucleus p = {result['top_p']:g}\n"
              f"index embedding {result['index_embedding']!r}, {result['parameters']:,} parameters")
     spread = f"MSE {format_number(result['mse'])} ± {format_number(result['mse_spread'])} (standard deviation over the runs)"
     accuracy = " ".join(f"{100 * share:.0f}" for share in result["accuracy_by_position"])
     return "\n".join([title, "", *format_table(result_table(result), rule=True), "", *table_notes(result), "", spread,
-                      f"characters right, by position of the value, in %: {accuracy}"])  # fmt: skip
+                      f"characters right, in %, by position of the value:\n{accuracy}"])  # fmt: skip
 
 
 if __name__ == "__main__":

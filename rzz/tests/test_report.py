@@ -109,12 +109,11 @@ def test_the_table_of_the_evaluation_is_that_of_the_log(finished):
     rows = {row[0]: row[1:] for row in table[1:]}
     for name, values in {"model, sampled": measured, **measured["baselines"], **measured["controls"]}.items():
         wanted = [values[key] for key in ("mse", "rmse", "median_absolute_error", "median_error_in_spacings")]
-        assert [float(cell) for cell in rows[name][:4]] == pytest.approx(wanted, rel=1e-3)
+        assert [float(cell) for cell in rows[name][:4]] == pytest.approx(wanted, rel=5e-3)
         assert float(rows[name][4]) == pytest.approx(values["readable"], abs=1e-4)
     for name, values in {"model, sampled": measured, "untrained model": measured["untrained"]}.items():
-        wanted = [values["nats_per_zero"], values["nats_per_token"]]
-        assert [float(cell) for cell in rows[name][5:]] == pytest.approx(wanted, abs=1e-3)
-    assert float(rows["model, mean of 3 runs"][0]) == pytest.approx(measured["mse_of_mean_prediction"], rel=1e-3)
+        assert [float(cell) for cell in rows[name][5:]] == pytest.approx([values["nats_per_zero"]], abs=1e-3)
+    assert float(rows["mean of 3 runs"][0]) == pytest.approx(measured["mse_of_mean_prediction"], rel=5e-3)
 
 
 def test_the_explicit_formula_has_the_primes_that_the_model_may_be_told(finished):
@@ -271,7 +270,7 @@ def test_predictions_are_those_that_were_evaluated(finished):
 def test_an_evaluation_with_nothing_readable_is_reported_as_that(finished):
     measured = {**evaluation(finished), "mse": None, "readable": 0.0, "mse_of_mean_prediction": None}
     rows = Page("".join(evaluation_section(measured, []))).tables[0]
-    assert [row[0] for row in rows[1:3]] == ["model, sampled", "model, mean of 3 runs"] and rows[1][1] == rows[2][1] == "–"
+    assert [row[0] for row in rows[1:3]] == ["model, sampled", "mean of 3 runs"] and rows[1][1] == rows[2][1] == "–"
     assert "nothing that is a number" in accuracy_summary([], measured)[0]
 
 

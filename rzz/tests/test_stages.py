@@ -145,13 +145,14 @@ def test_a_checkpoint_that_does_not_fit_names_the_key(trained, change, key):
 def test_evaluation_prints_the_model_beside_the_baselines(trained):
     output, _ = run("evaluate.py", trained, cwd="/")
     for name in ("model, sampled", "untrained model", "last training zero", "straight line", "smooth count", "explicit formula",
-                 "model, shuffled index", "independent spacings"):  # fmt: skip
+                 "shuffled index", "independent spacings"):  # fmt: skip
         assert f"\n{name}  " in output
     result = json.loads((trained / "logs" / "evaluation.json").read_text())
     assert (result["first_index"], result["last_index"], result["runs"], result["top_p"]) == (900, 919, 3, 0.9)
     assert result["nats_per_zero"] < result["untrained"]["nats_per_zero"]
     assert 0 <= result["readable"] <= 1 and len(result["accuracy_by_position"]) == len("1421.0000e")
     assert result["baselines"]["smooth count"]["mse"] < result["baselines"]["straight line"]["mse"]
+    assert max(map(len, output.splitlines())) <= 80
     again, _ = run("evaluate.py", trained)
     assert again == output
 

@@ -31,6 +31,7 @@ class TerminalHandler(logging.Handler):
     def emit(self, record):
         try:
             text = record.getMessage() if hasattr(record, "one_line") else self.format(record)  # without a traceback
+            text = getattr(record, "short", text)
             tqdm.write(text, file=sys.stderr)
         except OSError:
             redirect_to_devnull(sys.stderr)

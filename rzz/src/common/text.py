@@ -23,6 +23,11 @@ def format_number(value):
     return "–" if value is None else f"{value:.4g}"
 
 
+def short_number(value):
+    """A measure with three digits, for tables; '–' if there is none."""
+    return "–" if value is None else f"{value:.3g}"
+
+
 def format_table(rows, rule=False):
     """Return rows of texts as lines, each column as wide as its widest cell. rule: draw a line below the first row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -11,13 +11,13 @@ import numpy as np
 
 from common.devices import derive_seed
 from common.files import NUMBER, NUMBER_OR_NONE
-from common.text import format_number
+from common.text import short_number
 from model.index_embedding import primes_up_to
 from model.tokenizer import SCALE
 from zeta.riemann_siegel import gram_point, mean_spacing, smooth_zeros, theta
 
-MEASURES = {"mse": "MSE", "rmse": "RMSE", "median_absolute_error": "median |error|", "median_error_in_spacings": "in spacings",
-            "readable": "readable", "nats_per_zero": "nats/zero", "nats_per_token": "nats/token"}  # fmt: skip
+MEASURES = {"mse": "MSE", "rmse": "RMSE", "median_absolute_error": "median", "median_error_in_spacings": "spacings",
+            "readable": "readable", "nats_per_zero": "nats"}  # fmt: skip
 REACH, GRID, HALVINGS = 4, 16, 24  # of explicit_formula: mean spacings to either side, grid points in each, bisections
 LOWEST_HEIGHT = 7.0  # height below which there is no zero and, from 2π down, theta falls
 WAVES_AT_ONCE = 1 << 15  # zeros × prime powers, so that they stay in the cache: 0.5 MB
@@ -156,7 +156,7 @@ def controls(predictions, indexes, seed):
 
     A single zero cannot be shuffled.
     """
-    shuffled = {"model, shuffled index": shuffled_predictions(predictions, indexes, derive_seed(seed, 1))}
+    shuffled = {"shuffled index": shuffled_predictions(predictions, indexes, derive_seed(seed, 1))}
     spacings = {"independent spacings": independent_spacings(indexes, predictions.shape[1], derive_seed(seed, 2))}
     return {**shuffled, **spacings} if len(indexes) > 1 else spacings
 
@@ -210,22 +210,23 @@ def result_table(evaluation):
     """Return rows of cells, a header first, of what evaluate.py found: the model, and on the same zeros what needs no model."""
     mean = evaluation["mse_of_mean_prediction"]
     rows = {"model, sampled": evaluation,
-            f"model, mean of {evaluation['runs']} runs": {"mse": mean, "rmse": mean and math.sqrt(mean)},
+            f"mean of {evaluation['runs']} runs": {"mse": mean, "rmse": mean and math.sqrt(mean)},
             "untrained model": evaluation["untrained"], **evaluation["baselines"],
             **evaluation.get("controls", {})}  # evaluations of older versions have none  # fmt: skip
-    forms = {"readable": "{:.4f}".format, "nats_per_zero": "{:.3f}".format, "nats_per_token": "{:.4f}".format}
+    forms = {"readable": "{:.4f}".format, "nats_per_zero": "{:.3f}".format}
     return [["", *MEASURES.values()],
-            *([name, *(forms.get(key, format_number)(measured[key]) if key in measured else "" for key in MEASURES)]
+            *([name, *(forms.get(key, short_number)(measured[key]) if key in measured else "" for key in MEASURES)]
               for name, measured in rows.items())]  # fmt: skip
 
 
 def table_notes(evaluation):
-    """Return sentences, less than 80 characters each, on the rows of result_table whose names do not say it all."""
+    """Return sentences, less than 80 characters each, on columns and rows of result_table whose names do not say it all."""
     notes = {
         "smooth count": "Riemann–von Mangoldt formula, solved for the zero",
         "explicit formula": f"the same with primes up to {evaluation.get('max_prime', 0):,}; needs no training",
-        "model, shuffled index": "control, its answers for other zeros, moved by the trend",
+        "shuffled index": "control, the model's answers for others, moved by the trend",
         "independent spacings": "control, right density, GUE spacings drawn one by one",
     }
     rows = {**evaluation["baselines"], **evaluation.get("controls", {})}
-    return [f"{name}: {note}" for name, note in notes.items() if name in rows]
+    columns = "median: absolute error; spacings: in mean spacings; nats: cross entropy a zero"
+    return [columns, *(f"{name}: {note}" for name, note in notes.items() if name in rows)]

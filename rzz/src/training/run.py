@@ -104,6 +104,11 @@ class TrainingRun:
         epochs_left = self.config.training.epochs - self.progress.epoch
         return epochs_left == 0 or (epochs_left == 1 and self.progress.row >= len(self.training))
 
+    def place_text(self):
+        """'round 3/10 · zero 3,412,608': the same in short."""
+        round_, _, zero = self.position_text().split(" · ")
+        return f"{round_} · {zero}"
+
     def position_text(self):
         """'round 3/10 · epoch 1/2 · zero 3,412,608': the current position, for a reader."""
         progress, epochs = self.progress, self.config.training.epochs

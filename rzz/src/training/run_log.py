@@ -14,7 +14,7 @@ from common.devices import derive_seed, describe_device, precision
 from common.files import NUMBER, NUMBER_OR_NONE, append_json_lines
 from common.logs import log, training_log
 from common.signals import interruptible
-from common.text import format_duration, format_number
+from common.text import format_duration, short_number
 from data_utils import example_zeros, interval
 from model.metrics import baselines, scores
 from model.network import cross_entropy_of, parameter_count
@@ -79,9 +79,12 @@ def log_training(run):
     rate = learning_rate_at(progress.step - 1, run.total_steps, settings)
     finite = [loss for loss in losses if math.isfinite(loss)]
     loss = sum(finite) / len(finite) if finite else None
-    training_log.info("%s · step %s/%s · loss %s · lr %.2e · %s zeros/s · elapsed %s · left %s", run.position_text(),
-                      f"{progress.step:,}", f"{run.total_steps:,}", "none" if loss is None else f"{loss:.4f}", rate,
-                      f"{speed:,.0f}", format_duration(progress.seconds), format_duration(left))  # fmt: skip
+    loss_text = "loss none" if loss is None else f"loss {loss:.4f}"
+    ends = f"{speed:,.0f} zeros/s", f"left {format_duration(left)}"
+    log_lines(
+        f"{run.position_text()} · step {progress.step:,}/{run.total_steps:,} · {loss_text} · lr {rate:.2e} · {ends[0]}"
+        f" · elapsed {format_duration(progress.seconds)} · {ends[1]}",
+        f"{run.place_text()} · {loss_text} · {ends[0]} · {ends[1]}")  # fmt: skip
     write_line(run, kind="training", loss=loss, learning_rate=rate, zeros_per_second=speed, seconds_left=left,
                steps_in_run=run.total_steps)
     for step, each in enumerate(losses, progress.step - len(losses)):
@@ -124,10 +127,11 @@ def log_validation(run):
     progress.validation = {"round": progress.round, "loss": found.nats_per_token, "best_loss": best,
                            "nats_per_zero": found.nats_per_zero, **measured}  # fmt: skip
     write_line(run, kind="validation", **progress.validation, accuracy_by_position=found.accuracy_by_position)
-    mse, mse_training = (format_number(measured[name]) for name in ("mse_validation", "mse_training"))
-    training_log.info("%s%s · validation loss %.4f (best %.4f) · MSE %s, in training %s, of %s zeros each", run.position_text(),
-                      " · end of the round" if run.is_at_end_of_round else "", found.nats_per_token, best, mse, mse_training,
-                      f"{len(sample):,}")  # fmt: skip
+    mse, mse_training = (short_number(measured[name]) for name in ("mse_validation", "mse_training"))
+    found_text = (f"validation loss {found.nats_per_token:.4f} (best {best:.4f}) · MSE {mse}, in training {mse_training}, of "
+                  f"{len(sample):,} zeros each")  # fmt: skip
+    log_lines(f"{run.position_text()}{' · end of the round' if run.is_at_end_of_round else ''} · {found_text}",
+              found_text.replace("in training", "training").removesuffix(" each"))  # fmt: skip
     for index, value, (text,) in zip(examples.indexes, examples.values, texts, strict=True):
         written = text.partition(":")[2].removesuffix("e")
         training_log.info("    b%d: %.4f · the model %s", index, value / SCALE, written)
@@ -144,6 +148,11 @@ def log_end(run, finished):
     log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: %s", f"{progress.zeros:,}",
              f"{progress.step:,}", format_duration(progress.seconds), f"{progress.zeros / max(progress.seconds, 1e-9):,.0f}",
              f", {dollars:.2f} dollars" if dollars else "", command(config, "evaluate.py"))  # fmt: skip
+
+
+def log_lines(text, short):
+    """Log `text`; the terminal shows `short`, which fits 80 columns."""
+    training_log.info("%s", text, extra={"short": short})
 
 
 def spread_evenly(zeros, count):
