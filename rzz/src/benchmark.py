@@ -5,7 +5,7 @@
     python rzz/src/benchmark.py train                    steps of training, with a plain GPT and the literal trajectories
     python rzz/src/benchmark.py generate                 1,000 zeros × 10 runs, with generation without a cache
     python rzz/src/benchmark.py tune                     forecasts with measurements; trials an hour with plain loops
-    python rzz/src/benchmark.py train --device cuda --set model.d_model=96 --set model.num_layers=2
+    python rzz/src/benchmark.py train --device cuda --set model.d_model=96
 
 The sizes of model and batches are those of the settings, except d_k, d_v, d_ff and dropout, which are those of a plain GPT.
 Prints a table and appends a line with the figures, the machine and the versions to logs/benchmarks.jsonl.

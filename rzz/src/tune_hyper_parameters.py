@@ -23,6 +23,7 @@ from common.devices import choose_device
 from common.files import exclusive_lock, remove
 from common.logs import log, start_logging
 from common.signals import catch_stop_signals, interruptible
+from common.text import fit_docstring
 from data_utils import tuning_splits
 from model.index_embedding import KINDS, describe_embedding
 from tuning.choice import choose
@@ -35,8 +36,8 @@ from tuning.workers import as_completed, schedule_jobs, state_file, state_folder
 
 def main(argv=None):
     parser = stage_parser(__doc__)
-    parser.epilog = "index embeddings, and what each tells the model about the index:\n" + "\n".join(
-        f"  {kind:<8}  {describe_embedding(ModelConfig(), kind)}" for kind in KINDS)  # fmt: skip
+    kinds = "\n".join(f"    {kind:<8}  {describe_embedding(ModelConfig(), kind)}" for kind in KINDS)
+    parser.epilog = fit_docstring(f"index embeddings, and what each tells the model about the index:\n\n{kinds}")
     parser.add_argument("--dry-run", action="store_true", help="count the grid and forecast the hours, train and write nothing")
     parser.add_argument("--measure-host", action="store_true", help="measure this machine and make it tuning.host of config.json")
     args = parser.parse_args(argv)

@@ -38,6 +38,7 @@ def test_help_shows_an_example(script):
     shown = call(script, "--help")
     assert shown.returncode == 0 and shown.stderr == ""
     assert f"    python rzz/src/{script}" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("script", STAGES)

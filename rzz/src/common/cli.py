@@ -19,6 +19,7 @@ from common.devices import is_out_of_memory
 from common.logs import log, redirect_to_devnull
 from common.processes import exit_process, is_peer_failure
 from common.signals import catch_stop_signals
+from common.text import fit_docstring
 
 
 def stage_parser(description):
@@ -28,7 +29,7 @@ def stage_parser(description):
         def error(self, message):
             raise UserError(f"{message}. See {self.prog} --help.")
 
-    parser = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=fit_docstring(description), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="settings file (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
                         help="change one setting for this command; may be repeated")

@@ -6,6 +6,8 @@
 """
 
 import difflib
+import re
+import textwrap
 
 
 def format_duration(seconds):
@@ -40,6 +42,30 @@ def format_row(cells, widths):
     first, *others = (cell.rjust(width) if column else cell.ljust(width)
                       for column, (cell, width) in enumerate(zip(cells, widths, strict=True)))  # fmt: skip
     return "  ".join([first, *others]).rstrip()
+
+
+def fit_docstring(text, width=80):
+    """Return a module's docstring for the terminal: no line is longer than `width`.
+
+    Prose is filled again. In blocks that are indented, what stands on the right of a line that is too long, after two spaces, goes
+    below it, and with it the lines that continue it.
+    """
+    blocks = []
+    for block in text.strip().split("\n\n"):
+        if not block.startswith(" "):
+            blocks.append(textwrap.fill(block, width))
+            continue
+        lines, left = block.splitlines(), len(block) - len(block.lstrip())
+        if max(map(len, lines)) > width:
+            entries = re.split(rf"\n(?= {{{left}}}\S)", block)  # each with the lines that continue it
+            pairs = [re.split(r" {2,}", " ".join(entry.split("\n")).strip(), maxsplit=1) for entry in entries]
+            lines = []
+            for name, *note in pairs:
+                lines.append(" " * left + name)
+                indent = " " * (left + 4)
+                lines += textwrap.wrap(" ".join(" ".join(note).split()), width, initial_indent=indent, subsequent_indent=indent)
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
 
 
 def did_you_mean(word, known):
