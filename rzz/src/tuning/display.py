@@ -12,11 +12,13 @@ import time
 
 from common.devices import describe_device
 from common.logs import log, progress_bar
-from common.text import format_duration, format_table
+from common.text import format_duration, format_table, short_number
 from tuning.cost import STATE_BYTES, parameters_of, passes, training_hours
 from tuning.grid import requested_epochs, trial_text
 from tuning.halving import by_batch_size, num_promoted, rungs_of, score
 from tuning.workers import epoch_seconds, job_seconds, stack_size, worker_count
+
+NUM_BEST = 6  # trials in the table, so that it fits 80 columns
 
 
 def description(config, grid, device, why):
@@ -123,14 +125,14 @@ class SearchProgress:
 
 
 def ranking_table(grid, ranked):
-    """Return the ten best trials as a table. ranked: what `ranking` returns."""
-    rows = [("nats/zero", "epochs", "trained", "MSE", "parameters", *grid.axes)]
-    for nats, epochs, result, trial in ranked[:10]:
-        mse = "unreadable" if result["mse"] is None else f"{result['mse']:.3g}"
-        rows.append((f"{nats:.3f}", f"{epochs}", f"{result['epochs']}", mse, f"{result['parameters']:,}",
-                     *map(str, trial.values.values())))  # fmt: skip
-    title = "the ten best trials: nats/zero after the best number of epochs; MSE of sampled values after all that were trained"
-    return "\n".join([title, "", *format_table(rows), ""])
+    """Return the best trials as a table with a column for each, 80 columns wide. ranked: what `ranking` returns."""
+    columns = [("nats/zero", "epochs", "trained for", "MSE", "parameters", *grid.axes)]
+    for nats, epochs, result, trial in ranked[:NUM_BEST]:
+        columns.append((f"{nats:.3f}", f"{epochs}", f"{result['epochs']}", short_number(result["mse"]), f"{result['parameters']:,}",
+                        *map(str, trial.values.values())))  # fmt: skip
+    title = (f"the {len(columns) - 1} best trials: nats/zero after the best number of epochs;\n"
+             "MSE of sampled values after all that were trained")  # fmt: skip
+    return "\n".join([title, "", *format_table(list(zip(*columns, strict=True))), ""])
 
 
 def axis_table(config, grid, search_log):
@@ -151,6 +153,6 @@ def axis_table(config, grid, search_log):
     for axis, value, count, scores, last_scores in worth:
         mean, best = (f"{sum(scores) / len(scores):.3f}", f"{min(last_scores):.3f}") if scores else ("–", "–")
         rows.append((axis, str(value), f"{count:,}", f"{len(scores):,}", mean, best))
-    title = (f"what each value is worth: the mean over its trainable trials after {rung} epoch{'s' * (rung > 1)}; epochs: over "
-             "those that were trained to the end")  # fmt: skip
+    title = (f"what each value is worth: the mean over its trainable trials after {rung} epoch{'s' * (rung > 1)};\n"
+             "epochs: over those that were trained to the end")  # fmt: skip
     return "\n".join([title, "", *format_table(rows)])
