@@ -12,7 +12,6 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../environment.sh" requirements.txt
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 for scale in ${1:-10000 50000 height}; do
     case $scale in

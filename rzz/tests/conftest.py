@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in demo/run.sh; the commands that the tests start inherit it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the commands that the tests start inherit it
 torch.set_num_threads(1)  # for the tests themselves: torch has looked at the variable already
 
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup; the commands that the tests start would ignore it too
