@@ -94,6 +94,8 @@ def train(run, stop, bar):
                     run.save(LAST)
                 if requested:
                     log.info("Saved at %s, as SIGUSR1 asks; training goes on.", run.position_text())
+            if run.losses:
+                log_training(run)
             if not progress.is_validated:
                 log_validation(run)
             run.save(f"round_{progress.round}.pt", LAST)

@@ -149,9 +149,15 @@ def test_the_answer_on_top_is_the_evaluation_and_the_last_line_of_the_training(f
     assert f"{mse:.4g}" in tiles and f"{100 * measured['readable']:.4g}%" in tiles
     explicit = measured["baselines"]["explicit formula"]["mse"]
     assert f"{mse / explicit:.3g} times larger than that of the explicit formula, {explicit:.4g}, a sum over primes" in top
-    speed = [line for line in log if line["kind"] == "training"][-1]["zeros_per_second"]
-    assert f"{speed:,.0f}" in tiles and "in 30 steps" in tiles["done"]
+    last = [line for line in log if line["kind"] == "training"][-1]
+    assert f"{30 * 64 / last['seconds']:,.0f}" in tiles and "in 30 steps" in tiles["done"]
     assert f"{measured['parameters']:,} parameters" in top and "K = 2" in top and "primes" in top
+
+
+def test_the_settings_are_those_of_the_training_and_not_of_the_file(logs_of):
+    folder = logs_of("training.jsonl")
+    write_config(folder, {**SMALL_RUN, "data": {**SMALL_RUN["data"], "interval_size": 777}})
+    assert "of 300 zeros each" in written(folder)
 
 
 def test_it_opens_offline(finished):
@@ -201,7 +207,7 @@ def test_tuning_alone_is_shown_and_the_rest_is_called_for(logs_of):
     (folder / "logs" / "tuning.jsonl").write_text(json.dumps(rung(0.1, 16, [9.0])) + "\n")
     page = written(folder)
     assert re.findall("<h2>(.*)</h2>", page) == ["Tuning"]
-    assert "train.py --resume" in page and "evaluate.py" in page
+    assert "train.py --resume" in page and "errors are" not in page and "Learning rate" not in page
 
 
 def test_an_evaluation_alone_is_shown_and_the_rest_is_called_for(logs_of):
@@ -255,7 +261,7 @@ def test_each_round_logs_the_smooth_counts_error_on_the_zeros_of_its_validation(
 
 
 def test_the_time_left_is_the_zeros_left_at_the_last_speed(finished):
-    last = [line for line in lines(finished, "training.jsonl") if line["kind"] == "training"][-1]
+    last = [line for line in lines(finished, "training.jsonl") if line["kind"] == "training"][-2]
     assert (last["step"], last["steps_in_run"]) == (28, 30)  # batches of 64, the last one of an interval of 300 has 44
     assert last["seconds_left"] * last["zeros_per_second"] == pytest.approx(64 + 44)
 

@@ -56,7 +56,7 @@ def test_each_step_has_the_scheduled_learning_rate_and_its_own_seed(config_path,
     assert [step[5] for step in steps] == [(1, k, 0) for k in range(30)]
     lines = [json.loads(line) for line in (config_path.parent / "logs" / "training.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["learning_rate"] for line in lines if line["kind"] == "training"}
-    assert rates == {step: learning_rate_at(step - 1, 30, settings) for step in range(4, 31, 4)}
+    assert rates == {step: learning_rate_at(step - 1, 30, settings) for step in {*range(4, 31, 4), 10, 20, 30}}
 
 
 def test_the_logged_mse_is_of_the_zeros_trained_last_and_of_the_validation_sample(config_path, monkeypatch):

@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 
 from common.cli import command
+from common.files import NUMBER, has_shape
 from common.text import format_duration, format_number
 from model.metrics import explicit_formula, result_table, table_notes
 from model.tokenizer import DECIMALS
@@ -20,24 +21,34 @@ from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 NUM_EXAMPLES = 5  # best and worst predictions that are shown
 NUM_TRIALS = 10  # of the tuning grid that are listed
+SETTINGS = {  # of a training, what is said of it
+    "data": {"K": int, "first_round": int, "interval_size": int},
+    "model": {"index_embedding": str, "d_model": int, "num_layers": int, "num_heads": int, "dropout": NUMBER},
+    "training": {"learning_rate": NUMBER, "batch_size": int, "epochs": int},
+}
 
 
 def overview_section(config, tuning, training, evaluation):
     """Yield what the run is, its result as a sentence and in large numbers, and what is still missing."""
-    data, model, settings = config.data, config.model, config.training
-    counts = [evaluation["parameters"]] if evaluation else [line["parameters"] for line in of_kind(training, "round")[-1:]]
-    parameters = "".join(f"{count:,} parameters, " for count in counts)
-    yield paragraph(f"K = {data.K}: rounds {data.first_round} … {data.K} of {data.interval_size:,} zeros each. Index embedding "
-                    f"{model.index_embedding}, {parameters}d_model {model.d_model}, layers {model.num_layers}, heads "
-                    f"{model.num_heads}, dropout {model.dropout:g}. Learning rate {settings.learning_rate:g}, batch size "
-                    f"{settings.batch_size}, epochs {settings.epochs}.")  # fmt: skip
+    for line in of_kind(training, "round")[-1:]:
+        data, model, settings = (settings_of(config, line)[section] for section in SETTINGS)
+        yield paragraph(f"K = {data['K']}: rounds {data['first_round']} … {data['K']} of {data['interval_size']:,} zeros each. "
+                        f"Index embedding {model['index_embedding']}, {line['parameters']:,} parameters, d_model "
+                        f"{model['d_model']}, layers {model['num_layers']}, heads {model['num_heads']}, dropout "
+                        f"{model['dropout']:g}. Learning rate {settings['learning_rate']:g}, batch size "
+                        f"{settings['batch_size']}, epochs {settings['epochs']}.")  # fmt: skip
     sentence, numbers = accuracy_summary(training, evaluation)
     yield paragraph(sentence)
-    if numbers := [*numbers, *speed_numbers(training)]:
+    if numbers := [*numbers, *speed_numbers(config, training)]:
         yield number_tiles(numbers)
     if missing := list(missing_stages(config, tuning, training, evaluation)):
         yield bullet_list(missing)
     yield paragraph(f"Written {datetime.datetime.now():%Y-%m-%d %H:%M:%S} from the logs in `{config.log_folder}`.")
+
+
+def settings_of(config, line):
+    """Return the settings of a training, as in config.json: those of a 'round' line of its log, or the file's (older versions)."""
+    return line["settings"] if has_shape(line.get("settings"), SETTINGS) else config.settings
 
 
 def accuracy_summary(training, evaluation):
@@ -75,10 +86,11 @@ def compare_mse(mse, reference):
     return f"{ratio:,.0f}" if 1000 <= ratio < 1e9 else f"{ratio:.3g}", "larger" if mse > reference else "smaller"
 
 
-def speed_numbers(training):
-    """Yield (number, label) of the throughput and the time left."""
+def speed_numbers(config, training):
+    """Yield (number, label) of the throughput over the whole run and the time left."""
     for last in of_kind(training, "training")[-1:]:
-        yield f"{last['zeros_per_second']:,.0f}", "zeros per second in training"
+        zeros = last["step"] * settings_of(config, of_kind(training, "round")[-1])["training"]["batch_size"]
+        yield f"{zeros / max(last['seconds'], 1e-9):,.0f}", "zeros per second in training"
         if is_complete(training):
             yield "done", f"in {last['steps_in_run']:,} steps and {format_duration(training[-1]['seconds'])}"
         else:
@@ -93,9 +105,9 @@ def missing_stages(config, tuning, training, evaluation):
         yield f"No training is in the logs: `{command(config, 'train.py --resume')}`"
     elif not is_complete(training):
         yield f"The training has got to step {training[-1]['step']:,}; if it was stopped: `{command(config, 'train.py --resume')}`"
-    if not evaluation:
+    if not evaluation and training:
         yield f"No evaluation is in the logs, so errors are those on the validation sample: `{command(config, 'evaluate.py')}`"
-    elif training and training[-1]["seconds"] > evaluation["seconds_trained"]:
+    elif evaluation and training and training[-1]["seconds"] > evaluation["seconds_trained"]:
         yield f"The training has gone on since it was evaluated: `{command(config, 'evaluate.py')}`"
 
 

@@ -65,7 +65,8 @@ def log_start_of_round(run):
         with interruptible():
             predictions = baselines(sample, run.training, run.config.model.max_prime)
             measured = {name: scores(values, sample)["mse"] for name, values in predictions.items()}
-        write_line(run, kind="round", parameters=parameter_count(run.model), mse_baselines=measured)
+        settings = {section: run.config.settings[section] for section in ("data", "model", "training")}
+        write_line(run, kind="round", parameters=parameter_count(run.model), mse_baselines=measured, settings=settings)
 
 
 def log_training(run):
