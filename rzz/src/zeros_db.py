@@ -6,16 +6,23 @@
     11 52.97032148
     12 56.4462477
 
+    python rzz/src/zeros_db.py 10 3                      # the same from the command line, cut after four decimals
+    python rzz/src/zeros_db.py 10 3 --digits 38          # with so many right digits
+    python rzz/src/zeros_db.py --height 1000 5           # the first five from a height on
+
 They are read from David Platt's tables if use_platt_tables has named their folder, and computed otherwise.
 """
 
-from itertools import chain
+import argparse
+import sys
+from itertools import chain, islice
 
 import mpmath
 from mpmath.libmp import from_man_exp
 
 from zeta import platt_tables
 from zeta import zeros as zeta_zeros
+from zeta.riemann_siegel import theta
 
 _platt_folder = None
 
@@ -65,3 +72,42 @@ def _refined(zero, dps):
             a, b, Z_a = b, b - Z_b * (b - a) / (Z_b - Z_a), Z_b
     with mpmath.workdps(dps):
         return +b
+
+
+def zeros_from_height(height, dps=None):
+    """Yield (i, mpf) of the zeros from a height on, as zeros_starting_at_N does. Raises ValueError beyond the last known."""
+    # |S(t)| < 4 as far as zeros are known here, so that N(t), theta(t)/pi + 1 + S(t), is at least this:
+    before = max(1, int(theta(max(height, 7.0)) / mpmath.pi + 1) - 4)
+    if before > zeta_zeros.LAST_INDEX - 10:
+        raise ValueError(f"height {height:g}: only zeros up to index {zeta_zeros.LAST_INDEX}, at 42,653,549, can be computed")
+    return ((i, zero) for i, zero in zeros_starting_at_N(before, zeta_zeros.LAST_INDEX - before + 1, dps) if zero >= height)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Print zeros of the Riemann zeta function, one a line: index and imaginary part.")
+    parser.add_argument("numbers", nargs="*", metavar="N [COUNT]", help="first index and how many (1); with --height how many")
+    parser.add_argument("--digits", type=int, help="right digits of each, instead of four decimals")
+    parser.add_argument("--height", type=float, help="begin with the first zero at this height or above it")
+    args = parser.parse_args(argv)
+    texts = [text.replace(",", "") for text in args.numbers]
+    if not all(text.isdecimal() for text in texts) or len(texts) not in ((1, 2) if args.height is None else (0, 1)):
+        parser.exit(2, "Write an index and how many zeros, 10 3, or --height 1000 and how many.\n")
+    numbers = [int(text) for text in texts]
+    try:
+        if args.height is None:
+            found = zeros_starting_at_N(numbers[0], (numbers[1:] or [1])[0], args.digits)
+        else:
+            found = islice(zeros_from_height(args.height, args.digits), (numbers or [1])[0])
+        for index, zero in found:
+            if args.digits:
+                with mpmath.workdps(args.digits + 10):
+                    print(index, mpmath.nstr(zero, args.digits, strip_zeros=False))
+            else:
+                cut = int(mpmath.floor(zero * 10_000))
+                print(f"{index} {cut // 10_000}.{cut % 10_000:04d}")
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -99,3 +99,30 @@ def test_without_a_folder_no_table_is_touched(monkeypatch):
     monkeypatch.setattr(zeros_db.platt_tables, "zeros", None)
     zeros_db.use_platt_tables("")
     assert len(list(zeros_starting_at_N(1, 2))) == 2
+
+
+@pytest.mark.parametrize("height", [-5.0, 14.1, 14.2, 1000.0, 9877.78, 9877.79, 280_000.0])
+def test_the_zeros_from_a_height_on_are_all_those_at_it_or_above(height):
+    found = list(islice(zeros_db.zeros_from_height(height), 3))
+    first = int(mpmath.nzeros(height)) + 1 if height > 10 else 1  # mpmath counts those below
+    assert [index for index, _ in found] == [first, first + 1, first + 2]
+    assert found[0][1] >= height
+
+
+def test_the_command_line_prints_zeros(capsys):
+    zeros_db.main(["10", "3"])
+    assert capsys.readouterr().out == "10 49.7738\n11 52.9703\n12 56.4462\n"
+    zeros_db.main(["1,000", "--digits", "30"])
+    index, text = capsys.readouterr().out.split()
+    flint.ctx.dps = 45
+    assert index == "1000" and abs(mpmath.mpf(text) - mpmath.mpf(flint.acb.zeta_zero(1000).imag.str(40, radius=False))) < 1e-26
+    zeros_db.main(["--height", "1000", "2"])
+    assert capsys.readouterr().out == "650 1001.3494\n651 1002.4043\n"
+
+
+@pytest.mark.parametrize("words", [[], ["x"], ["1", "2", "3"], ["100000001"], ["--height", "1e9"], ["10", "--digits", "0"]])
+def test_a_bad_command_line_is_one_line_and_exit_code_2(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        zeros_db.main(words)
+    captured = capsys.readouterr()
+    assert ended.value.code == 2 and captured.out == "" and len(captured.err.splitlines()) == 1
