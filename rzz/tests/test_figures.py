@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from model.metrics import gue_share_below, gue_spacing_density
-from reporting.figures import accuracy_figure, epochs_figure, loss_figure, mse_figure, speed_figure, tuning_figure, worth_figure
+from reporting.figures import (
+    accuracy_figure,
+    epochs_figure,
+    loss_figure,
+    mse_figure,
+    speed_figure,
+    text_colour_on,
+    tuning_figure,
+    worth_figure,
+)
 
 
 def training_log():
@@ -84,6 +93,14 @@ def test_a_heat_map_shows_the_best_of_each_pair_and_which_were_stable_and_traina
     assert axes.get_xlabel() == "learning_rate" and axes.get_ylabel() == "batch_size"
     assert figure.caption == "Best: 7.000 at learning_rate 0.002, batch_size 16."
     assert tuning_figure(trials[2:], "batch_size", [0.001, 0.002], [16, 32]).caption == "No trial was trainable."
+
+
+@pytest.mark.parametrize("grey", np.linspace(0, 1, 21))
+def test_text_on_a_colour_can_be_read(grey):
+    linear = grey / 12.92 if grey <= 0.04045 else ((grey + 0.055) / 1.055) ** 2.4
+    ink = {"black": 0.0, "white": 1.0}[text_colour_on((grey, grey, grey, 1.0))]
+    lighter, darker = max(linear, ink) + 0.05, min(linear, ink) + 0.05
+    assert lighter / darker >= 4.5
 
 
 def test_what_a_value_is_worth_is_the_mean_over_pairs_that_differ_in_nothing_else():

@@ -242,17 +242,24 @@ def hide_ticks(*many_axes):
         axes.spines[:].set_visible(False)
 
 
-def tuning_figure(trials, axis, rates, values):
-    """A heat map of the best score for each pair of one of the learning `rates` and one of the `values` of `axis`."""
-    drawing, axes = new_axes(height=1.1 + 0.6 * len(values))
+def tuning_cells(trials, axis, rates, values):
+    """Return (trials, best score or NaN) for each pair of a learning rate and a value of `axis`, as rows of the values."""
     cells = [[[trial for trial in trials if (trial["point"]["learning_rate"], trial["point"][axis]) == (rate, value)]
               for rate in rates] for value in values]  # fmt: skip
-    scores = np.array([[min((best_nats(trial) for trial in cell if trial["trainable"]), default=np.nan) for cell in row]
-                       for row in cells])  # fmt: skip
-    finite = scores[np.isfinite(scores)]
-    axes.imshow(scores, cmap=f"{DARKER_IS_BETTER}_r", aspect="auto")
+    return cells, np.array([[min((best_nats(trial) for trial in cell if trial["trainable"]), default=np.nan) for cell in row]
+                            for row in cells])  # fmt: skip
+
+
+def tuning_figure(trials, axis, rates, values, limits=(None, None)):
+    """A heat map of the best score for each pair of one of the learning `rates` and one of the `values` of `axis`.
+
+    limits: the scores of the darkest and of the lightest colour, by default the extremes of this map.
+    """
+    drawing, axes = new_axes(height=1.1 + 0.6 * len(values))
+    cells, scores = tuning_cells(trials, axis, rates, values)
+    colours = axes.imshow(scores, cmap=f"{DARKER_IS_BETTER}_r", aspect="auto", vmin=limits[0], vmax=limits[1])
     for (row, column), score in np.ndenumerate(scores):
-        number, ink = ("–", INK) if np.isnan(score) else (f"{score:.3f}", "white" if score <= finite.mean() else "black")
+        number, ink = ("–", INK) if np.isnan(score) else (f"{score:.3f}", text_colour_on(colours.to_rgba(score)))
         marks = "  ".join(f"{mark} {count}" for mark, _, count in outcome_counts(cells[row][column]) if count)
         axes.text(column, row, f"{number}\n{marks}", ha="center", va="center", color=ink)
     axes.set_xticks(range(len(rates)), map(str, rates))
@@ -317,6 +324,13 @@ def epochs_figure(repeated):
     if noise is not None:
         caption += f" In the end, seeds differ by {noise:.3f} (standard deviation)."
     return Figure("Epochs", caption, drawing)
+
+
+def text_colour_on(background):
+    """Black or white, whichever has the larger contrast with an RGBA colour: at least 4.5 to 1 (WCAG 2, relative luminance)."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in background[:3]]
+    luminance = np.dot((0.2126, 0.7152, 0.0722), linear)
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
 def deviation_between_seeds(repeated, epoch):

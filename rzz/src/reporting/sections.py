@@ -216,10 +216,14 @@ def tuning_section(lines):
                        *(f"excluded before: {count:,}, {reason}" for reason, count in excluded.most_common())])  # fmt: skip
     if "learning_rate" in axes and len(axes) > 1:
         yield paragraph("The maps show the lowest validation cross entropy, in nats per zero, of all trainable trials with these "
-                        "two values, the darker, the better, and the marks of all trials there. Trials that were given up early "
-                        "count with what they had reached.")  # fmt: skip
+                        "two values, the darker, the better, on one scale, and the marks of all trials there. Trials that were given "
+                        "up early count with what they had reached.")  # fmt: skip
         others = [axis for axis in axes if axis != "learning_rate"]
-        yield figure_grid(figures.tuning_figure(trials, axis, axes["learning_rate"], axes[axis]) for axis in others)
+        rates = axes["learning_rate"]
+        scores = [figures.tuning_cells(trials, axis, rates, axes[axis])[1] for axis in others]
+        finite = [score for score in np.concatenate([each.ravel() for each in scores]) if np.isfinite(score)]
+        limits = (min(finite), max(finite)) if finite else (None, None)
+        yield figure_grid(figures.tuning_figure(trials, axis, rates, axes[axis], limits) for axis in others)
     shown = [figures.worth_figure(trials, axes, repeated)] if axes else []
     shown += [figures.epochs_figure(repeated)] if most > 1 and repeated else []
     yield figure_grid(shown)
