@@ -103,9 +103,21 @@ code { font: 0.9em ui-monospace, monospace; overflow-wrap: anywhere; }
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: 0.9rem; margin-top: 6px; }
-.wide { overflow-x: auto; margin: 16px 0; }
+/* A shadow on the right says that there is more; it is covered where the table ends. The first column stays in sight. */
+.wide { overflow-x: auto; margin: 16px 0; background: linear-gradient(to left, var(--paper) 30%, transparent) right / 40px 100%
+  no-repeat local, linear-gradient(to left, var(--line), transparent) right / 14px 100% no-repeat scroll; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
 th, td { padding: 5px 12px 5px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
+@media print {
+  :root { color-scheme: light; --ink: #000; --soft: #333; --paper: #fff; --line: #bbb; --tile: #f4f6f8; }
+  body { font-size: 11pt; }
+  main { max-width: none; padding: 0; }
+  .wide { overflow: visible; background: none; }
+  table { font-size: 8pt; }
+  th, td { white-space: normal; padding: 3px 6px 3px 0; }
+  figure, tr, .numbers { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+}
 """

@@ -216,8 +216,8 @@ def tuning_section(lines):
                        *(f"excluded before: {count:,}, {reason}" for reason, count in excluded.most_common())])  # fmt: skip
     if "learning_rate" in axes and len(axes) > 1:
         yield paragraph("The maps show the lowest validation cross entropy, in nats per zero, of all trainable trials with these "
-                        "two values, the darker, the better, on one scale, and the marks of all trials there. Trials that were given "
-                        "up early count with what they had reached.")  # fmt: skip
+                        "two values, the darker, the better, on one scale, and the marks of all trials there. Trials that were "
+                        "given up early count with what they had reached.")  # fmt: skip
         others = [axis for axis in axes if axis != "learning_rate"]
         rates = axes["learning_rate"]
         scores = [figures.tuning_cells(trials, axis, rates, axes[axis])[1] for axis in others]
