@@ -24,7 +24,7 @@ from model.tokenizer import SCALE
 from zeta import zeros as zeta_zeros
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
-OWN_ZEROS_DB = "3a5d6fc7ca0814d2eac12dbbdb60eb7848ae490f93be834418f1bc009dbbc536"  # SHA-256 of our zeros_db.py
+OWN_ZEROS_DB = "d44cb084bae6b1da1f17db2a7432c175d47d883295ab6508763fef7a41b4ceb9"  # SHA-256 of our zeros_db.py
 BLOCK = 200  # zeros; so many on a coarse grid are not there by chance
 DECIMAL_GRIDS = tuple(10**k for k in range(4))  # points in a unit of the grids that are coarser than four decimals
 BINARY_GRIDS = tuple(2**k for k in range(14))
