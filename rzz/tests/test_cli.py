@@ -11,7 +11,7 @@ import pytest
 from conftest import DEVICE, SMALL_RUN, SRC, write_config
 
 STAGES = ("tune_hyper_parameters.py", "train.py", "evaluate.py", "predict.py")
-SCRIPTS = sorted(path.name for path in SRC.glob("*.py") if '\nif __name__ == "__main__":' in path.read_text())
+SCRIPTS = sorted(path.name for path in SRC.glob("*.py") if "    run_script(main)" in path.read_text())
 ASKED = {"predict.py": ["10", "905"], "train.py": ["--resume"]}
 
 

@@ -118,7 +118,7 @@ def test_a_stage_is_shown_whatever_the_locale_of_the_kernel(stage, checkout, cap
         stage("train.py", "--resume")
     finally:
         locale.setlocale(locale.LC_ALL, before)
-    assert "epoch 1/2 · zero" in capsys.readouterr().out
+    assert "round 0/2 · zero" in capsys.readouterr().out
     (checkout / "rzz" / "src" / "odd.py").write_text("import sys; sys.stdout.buffer.write(b'\\xff\\xfe\\n')")
     stage("odd.py")
     assert "\ufffd" in capsys.readouterr().out

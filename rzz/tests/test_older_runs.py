@@ -49,12 +49,14 @@ def test_the_names_and_shapes_of_the_weights_are_those_of_before():
 
 def test_a_resumed_run_ends_as_it_ended_before(folder):
     before = logged(folder)
-    train.main([*options(folder), "--resume"])
+    train.main([*options(folder), "--resume", "--set", "training.validation_share=1"])  # a bound that it did not know
     after = logged(folder)
     assert load_checkpoint(folder / "checkpoints" / "last.pt")["progress"]["step"] == 30
+    # Newer versions also log the steps up to the end of a round, and of a validation how many zeros its MSE is of.
+    after = [line for line in after if line["kind"] != "training" or line["step"] % 4 == 0]
     assert [(line["kind"], line["step"]) for line in after] == [(line["kind"], line["step"]) for line in before]
     for old, new in zip(before, after, strict=True):
-        assert new.keys() == old.keys()
+        assert new.keys() >= old.keys() and new.keys() - old.keys() <= {"mse_zeros", "settings"}
         assert new.get("loss") == pytest.approx(old.get("loss"), abs=1e-3)
 
 
@@ -84,7 +86,7 @@ def test_a_finished_search_is_not_done_again(folder, monkeypatch, capsys):
     before = (folder / "config.json").read_text()
     monkeypatch.setattr("tuning.workers.train_job", lambda *given: pytest.fail("it is known already"))
     lines = (folder / "logs" / "tuning.jsonl").read_text()
-    assert tune_hyper_parameters.main([*options(folder), "--set", "tuning.workers=1"]) == 0
+    assert tune_hyper_parameters.main([*options(folder), "--set", "tuning.workers=1", "--set", "tuning.seeds=1"]) == 0
     assert "17.642" in capsys.readouterr().out and (folder / "logs" / "tuning.jsonl").read_text() == lines
     assert json.loads((folder / "config.json").read_text()) == json.loads(before)
 

@@ -104,7 +104,8 @@ def trial_key_settings(settings):
         del model["max_number"], training["index_noise"]
     if not {PrimePhases, Boundaries} & set(parts):
         del model["max_prime"]
-    for key in ("epochs", "max_bad_steps", "checkpoint_interval", "log_interval", "validation_interval", "compile", "precision"):
+    for key in ("epochs", "max_bad_steps", "checkpoint_interval", "log_interval", "validation_interval", "validation_share",
+                "compile", "precision"):
         del training[key]
     return {"zeros": settings.tuning.zeros, "top_p": settings.evaluation.top_p, "model": model, "training": training}
 
