@@ -6,4 +6,4 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../environment.sh" requirements.txt rzz/tests/requirements.txt
 
 cd "$here"
-"$python" -m pytest -q "$@"
+"$python" -m pytest -q -n 2 --dist loadfile "$@"  # -n 0: in one process, as --pdb needs it

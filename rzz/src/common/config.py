@@ -70,7 +70,7 @@ class ModelConfig:
 @dataclass
 class TrainingConfig:
     epochs: int = setting(1, low=1)  # passes over each interval
-    learning_rate: float = setting(0.002, low=1e-12)  # highest, after the warm-up; cosine decay to zero over the whole run
+    learning_rate: float = setting(0.004, low=1e-12)  # highest, after the warm-up; cosine decay to zero over the whole run
     warmup_steps: int = setting(200, low=0)
     batch_size: int = setting(128, low=1, high=1_000_000)  # zeros
     weight_decay: float = setting(0.01, low=0)
