@@ -119,7 +119,8 @@ def search(config, grid, search_log, device, stop):
 
 def write_choice(config, choice, overrides):
     """Write the settings of `choice` and those of `overrides` that it was found with into config.json; say so, and why."""
-    found = [(GRID_AXES[axis], axis, value) for axis, value in {**choice.trial.values, "epochs": choice.passes}.items()]
+    values = {**choice.trial.values, "epochs": choice.passes, "learning_rate": choice.learning_rate}
+    found = [(GRID_AXES[axis], axis, value) for axis, value in values.items()]
     changes = {}
     for section, key, value in [*map(split_override, overrides), *found]:
         if section in ("model", "training"):

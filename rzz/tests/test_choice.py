@@ -64,6 +64,13 @@ def test_of_those_that_chance_cannot_tell_apart_the_cheapest_full_training_wins(
     assert "2 trials" in choose(*search).reason and "the best, 8.500" in choose(*search).reason
 
 
+def test_the_learning_rate_falls_with_the_cube_root_of_the_updates_and_never_rises(tmp_path):
+    for interval_size, factor in ((SCARCE, 1.0), (PLENTY, (180 * 4 / 600_000) ** (1 / 3)), ("data.interval_size=30", 1.0)):
+        search = finished_search(tmp_path, interval_size, CURVES)
+        choice = choose(*search)
+        assert choice.learning_rate == pytest.approx(choice.trial.settings.training.learning_rate * factor, rel=0.05)
+
+
 def test_nothing_is_chosen_where_nothing_was_learned(tmp_path):
     assert choose(*finished_search(tmp_path, SCARCE, dict.fromkeys(CURVES, [[25.0]]))) is None
 

@@ -114,7 +114,7 @@ def test_skipped_updates_are_logged_with_where_they_were(config, monkeypatch):
     monkeypatch.setattr("training.run.training_step", sick_twice)
     training(config)
     text = (config.parent / "logs" / "rzz.log").read_text()
-    assert "Skipped the update of step 2 (round 0, epoch 1, row 64, lr 1.00e-03)" in text
+    assert "Skipped the update of step 2 (round 0, epoch 1, row 64, lr 2.00e-03)" in text
     assert "Skipped the update of step 7 (round 0, epoch 2, row 64" in text
     assert text.count("Skipped") == 2
     assert all(math.isfinite(line["loss"]) for line in lines(config) if line["kind"] != "round")

@@ -4,10 +4,11 @@
     choice.trial, choice.passes, choice.reason
 
 The search trains on a few thousand zeros, the full training on as many as ten million. What carries over from one to the other
-was measured (rzz/results.md, "What the search is worth"): the learning rate and the size do. Epochs do not: a few thousand zeros
-bear many, ten million need one: the passes that are written are those of the trial, but no more than ENOUGH_ZEROS of tuning.cost
-need. Nor do batch sizes: the smaller one wins where updates are few. So where the full training makes more updates with any of
-them than the longest trial, they are compared after equally many updates.
+was measured (rzz/results.md, "What the search is worth"): the size does. Epochs do not: a few thousand zeros bear many, ten million
+need one: the passes that are written are those of the trial, but no more than ENOUGH_ZEROS of tuning.cost need. Batch sizes do not:
+the smaller one wins where updates are few. So where the full training makes more updates with any of them than the longest trial,
+they are compared after equally many updates. The learning rate does, but the best one is the lower, the more updates there are:
+what is written is the trial's times (its updates / those of the full training)^RATE_EXPONENT.
 """
 
 import math
@@ -19,6 +20,7 @@ from tuning.cost import passes, training_hours, training_zeros_of, zeros_of_sear
 from tuning.grid import Trial
 from tuning.halving import repetitions, rungs_of, score
 
+RATE_EXPONENT = 1 / 3  # the best rate of 0.001 … 0.016 was 0.016 for 1,100 updates, 0.008 for 7,800
 CHANCE = 2  # standard deviations between seeds by which the difference of two scores may be off, times √2 for a difference
 
 
@@ -27,6 +29,7 @@ class Choice(NamedTuple):
 
     trial: Trial
     passes: int  # over each interval: training.epochs of the full training
+    learning_rate: float  # of the full training
     reason: str  # in a line
 
 
@@ -54,7 +57,16 @@ def choose(config, grid, search_log):
               f"chance, {reach:.3f}" if len(costs) > 1 else "the best")  # fmt: skip
     reason = (f"{nats:.3f} nats/zero {when}, {others}; {format_duration(3600 * hours)} on {config.tuning.host.name} for {count} "
               f"pass{'es' * (count > 1)} over {zeros:,} zeros, after {epochs} in the search")  # fmt: skip
-    return Choice(trial, count, reason)
+    return Choice(trial, count, scaled_rate(config, trial, epochs, count), reason)
+
+
+def scaled_rate(config, trial, epochs, count):
+    """Return the trial's learning rate as it is for the updates of the full training, with two digits.
+
+    epochs: of the search, after which the trial was compared. count: passes of the full training.
+    """
+    longer = training_zeros_of(config) * count / (zeros_of_search(config) * epochs)  # the batch size is the same
+    return float(f"{trial.settings.training.learning_rate * min(1.0, longer**-RATE_EXPONENT):.2g}")
 
 
 def updates_are_plenty(config, grid):
