@@ -257,3 +257,18 @@ def test_training_does_not_go_on_from_an_exported_model(trained, ask, tmp_path):
     (tmp_path / "given" / "model.pt").rename(tmp_path / "run" / "checkpoints" / "last.pt")
     with pytest.raises(UserError, match="cannot go on"):
         train.main(["--config", str(tmp_path / "run" / "config.json"), "--resume"])
+
+
+def test_the_model_that_comes_with_the_project_gives_the_card_of_the_readme(tmp_path, capsys):
+    """To what rounding changes from one processor to the next."""
+    write_config(tmp_path, {})
+    script.main(["--config", str(tmp_path / "config.json"), "--checkpoint", str(SRC.parent / "demo" / "model" / "model.pt"), "110500"])
+    written = capsys.readouterr().out.splitlines()
+    readme = (SRC.parents[1] / "readme.md").read_text().split("```\n" + written[0])[1].split("```")[0].splitlines()[1:]
+    for label in ("predicted", "true", "error", "smooth count"):
+        ours, theirs = (next(line.split()[len(label.split())] for line in lines if line.strip().startswith(label))
+                        for lines in (written, readme))  # fmt: skip
+        assert float(ours) == pytest.approx(float(theirs), abs=0.003)
+    greedy = [next(line.split()[-1] for line in lines if "most probable" in line) for lines in (written, readme)]
+    assert greedy[0][:-4] == greedy[1][:-4] == "b110500:81915.4"
+    assert abs(float(greedy[0].split(":")[1][:-1]) - 81915.4307) < 0.01
