@@ -262,7 +262,8 @@ def test_training_does_not_go_on_from_an_exported_model(trained, ask, tmp_path):
 def test_the_model_that_comes_with_the_project_gives_the_card_of_the_readme(tmp_path, capsys):
     """To what rounding changes from one processor to the next."""
     write_config(tmp_path, {})
-    script.main(["--config", str(tmp_path / "config.json"), "--checkpoint", str(SRC.parent / "demo" / "model" / "model.pt"), "110500"])
+    shipped = SRC.parent / "demo" / "model" / "model.pt"
+    script.main(["--config", str(tmp_path / "config.json"), "--checkpoint", str(shipped), "110500"])
     written = capsys.readouterr().out.splitlines()
     readme = (SRC.parents[1] / "readme.md").read_text().split("```\n" + written[0])[1].split("```")[0].splitlines()[1:]
     for label in ("predicted", "true", "error", "smooth count"):
