@@ -15,8 +15,7 @@ from common.config import validation_size
 from common.devices import synchronize
 from data_utils import interval
 
-# What the loss of a zero and writing one out take, as a share of training on it: the default model on one core of a Xeon,
-# python rzz/src/benchmark.py train generate
+# What the loss of a zero and writing one out take, as a share of training on it: the default model on one core of an Intel Xeon
 LOSS_COST, WRITING_COST = 0.33, 0.75
 
 

@@ -104,17 +104,21 @@ class TrainingRun:
         epochs_left = self.config.training.epochs - self.progress.epoch
         return epochs_left == 0 or (epochs_left == 1 and self.progress.row >= len(self.training))
 
+    @property
+    def zero(self):
+        """The index that the current position has reached."""
+        first, count = interval(self.config, self.progress.round)
+        return first + (self.progress.row if self.progress.epoch < self.config.training.epochs else count)
+
     def place_text(self):
         """'round 3/10 · zero 3,412,608': the same in short."""
-        round_, _, zero = self.position_text().split(" · ")
-        return f"{round_} · {zero}"
+        return f"round {self.progress.round}/{self.config.data.K} · zero {self.zero:,}"
 
     def position_text(self):
         """'round 3/10 · epoch 1/2 · zero 3,412,608': the current position, for a reader."""
         progress, epochs = self.progress, self.config.training.epochs
-        first, count = interval(self.config, progress.round)
-        zero = first + (progress.row if progress.epoch < epochs else count)
-        return f"round {progress.round}/{self.config.data.K} · epoch {min(progress.epoch + 1, epochs)}/{epochs} · zero {zero:,}"
+        epoch = min(progress.epoch + 1, epochs)
+        return f"round {progress.round}/{self.config.data.K} · epoch {epoch}/{epochs} · zero {self.zero:,}"
 
     def rounds(self):
         """Go through the rounds from the current position, with `training` and `validation` set for each; yield its number."""

@@ -129,10 +129,9 @@ def log_validation(run):
                            "nats_per_zero": found.nats_per_zero, **measured}  # fmt: skip
     write_line(run, kind="validation", **progress.validation, accuracy_by_position=found.accuracy_by_position)
     mse, mse_training = (short_number(measured[name]) for name in ("mse_validation", "mse_training"))
-    found_text = (f"validation loss {found.nats_per_token:.4f} (best {best:.4f}) · MSE {mse}, in training {mse_training}, of "
-                  f"{len(sample):,} zeros each")  # fmt: skip
-    log_lines(f"{run.position_text()}{' · end of the round' if run.is_at_end_of_round else ''} · {found_text}",
-              found_text.replace("in training", "training").removesuffix(" each"))  # fmt: skip
+    found_text = (f"validation loss {found.nats_per_token:.4f} (best {best:.4f}) · MSE {mse}, training {mse_training}, of "
+                  f"{len(sample):,} zeros")  # fmt: skip
+    log_lines(f"{run.position_text()}{' · end of the round' if run.is_at_end_of_round else ''} · {found_text}", found_text)
     for index, value, (text,) in zip(examples.indexes, examples.values, texts, strict=True):
         written = text.partition(":")[2].removesuffix("e")
         training_log.info("    b%d: %.4f · the model %s", index, value / SCALE, written)
