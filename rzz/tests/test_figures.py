@@ -1,13 +1,21 @@
 """The figures show what the logs say, aligned and on the right scale."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 
 from model.metrics import gue_share_below, gue_spacing_density
 from reporting.figures import (
+    BASELINE,
+    MODEL,
+    MODEL_LIGHT,
+    RUN_COLOURS,
+    RUN_LINES,
+    THEORY,
     accuracy_figure,
+    compared_figure,
     epochs_figure,
     loss_figure,
     mse_figure,
@@ -16,6 +24,7 @@ from reporting.figures import (
     tuning_figure,
     worth_figure,
 )
+from reporting.pages import STYLE
 
 
 def training_log():
@@ -50,6 +59,7 @@ def test_the_curves_are_the_logs_with_gaps_and_squared_errors_are_on_a_log_scale
         found = mse[f"model, {kind} zeros"]
         assert found[0] == steps and np.array_equal(found[1], column("validation", f"mse_{kind}"), equal_nan=True)
     assert mse["smooth count"] == ([0, 10, 20, 30], pytest.approx([0.05, 0.06, 0.07, 0.07]))
+    assert not mse.keys() & {"straight line", "last training zero"}  # thousands of times as large, they would flatten the rest
     assert mse_figure(training_log()).drawing.axes[0].get_yscale() == "log"
     (speed,) = curves(speed_figure(training_log())).values()
     assert speed == (column("training", "step"), column("training", "zeros_per_second"))  # a step a minute
@@ -95,6 +105,30 @@ def test_a_heat_map_shows_the_best_of_each_pair_and_which_were_stable_and_traina
     assert tuning_figure(trials[2:], "batch_size", [0.001, 0.002], [16, 32]).caption == "No trial was trainable."
 
 
+def luminance(color):
+    """Relative luminance of '#rrggbb', by the definition of WCAG 2."""
+    parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("color", [MODEL, MODEL_LIGHT, BASELINE, THEORY, *RUN_COLOURS])
+def test_lines_can_be_seen_on_the_light_page_and_on_the_dark_one(color):
+    papers = re.findall(r"--paper: (#\w+)", STYLE)[:2]
+    light, dark = (luminance(paper if len(paper) == 7 else "#" + "".join(2 * digit for digit in paper[1:])) for paper in papers)
+    assert (light + 0.05) / (luminance(color) + 0.05) >= 3 and (luminance(color) + 0.05) / (dark + 0.05) >= 3
+
+
+def test_what_shares_a_frame_differs_in_its_form_and_not_in_its_colour_alone():
+    for figure in (loss_figure(training_log()), mse_figure(training_log()), compared_figure("", "", {
+            str(k): ([0, 1], [1, 2]) for k in range(len(RUN_LINES))})):  # fmt: skip
+        named = [line for line in figure.drawing.axes[0].lines if not line.get_label().startswith("_")]
+        color = {line.get_label(): line.get_color() for line in named}
+        forms = [(line.get_linestyle(), line.get_marker(), color[line.get_label()] == BASELINE and "step") for line in named]
+        dashes = [tuple(map(str, (line._dash_pattern, form))) for line, form in zip(named, forms, strict=True)]
+        assert len(set(dashes)) == len(named) > 1
+
+
 @pytest.mark.parametrize("grey", np.linspace(0, 1, 21))
 def test_text_on_a_colour_can_be_read(grey):
     linear = grey / 12.92 if grey <= 0.04045 else ((grey + 0.055) / 1.055) ** 2.4
@@ -122,6 +156,7 @@ def test_what_a_value_is_worth_is_the_mean_over_pairs_that_differ_in_nothing_els
 def test_the_curves_of_the_finalists_are_the_means_of_their_seeds():
     repeated = [[trial(0.1, 16, [4.0, 3.0]), trial(0.1, 16, [6.0, 3.5])], [trial(0.1, 32, [7.0, 5.0])]]
     figure = epochs_figure(repeated)
+    assert epochs_figure([lines[:1] for lines in repeated]).caption == "The trials that were trained to the end."
     assert curves(figure) == {"batch_size 16": ([1, 2], [5.0, 3.25]), "batch_size 32": ([1, 2], [7.0, 5.0])}
     assert "mean of 2 seeds" in figure.caption and f"differ by {math.sqrt(0.125):.3f}" in figure.caption
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from common.config import UserError, load_config
 from data_utils import validation_zeros
 from model.metrics import explicit_formula
 from model.tokenizer import SCALE
+from reporting.comparison import names_of
 from reporting.pages import paragraph, table
 from reporting.sections import accuracy_summary, evaluation_section
 from zeta.riemann_siegel import smooth_zeros
@@ -79,7 +81,7 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.hidden, self.words, self.tables, self.loads, self.tags = 0, [], [], [], set()
+        self.hidden, self.words, self.tables, self.loads, self.tags, self.in_table = 0, [], [], [], set(), False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -88,6 +90,7 @@ class Page(html.parser.HTMLParser):
         self.loads += [value for name, value in attributes if name in ("src", "href", "xlink:href", "data", "srcset")]
         if tag == "table":
             self.tables.append([])
+            self.in_table = True
         if tag == "tr":
             self.tables[-1].append([])
         if tag in ("td", "th"):
@@ -95,11 +98,12 @@ class Page(html.parser.HTMLParser):
 
     def handle_endtag(self, tag):
         self.hidden -= tag in ("svg", "style", "title")
+        self.in_table &= tag != "table"
 
     def handle_data(self, text):
         if not self.hidden:
             self.words.append(text)
-            if text.strip() and self.tables and self.tables[-1] and self.tables[-1][-1]:
+            if text.strip() and self.in_table:
                 self.tables[-1][-1][-1] += text
 
 
@@ -180,12 +184,68 @@ def test_without_any_log_it_says_what_to_do_first(logs_of):
         written(logs_of())
 
 
-def test_without_matplotlib_it_says_what_to_install(logs_of, monkeypatch):
+def test_without_matplotlib_there_are_the_tables_and_what_to_install(logs_of):
+    """In a process of its own, which has never seen matplotlib."""
+    folder = logs_of("tuning.jsonl", "training.jsonl", "evaluation.json", "predictions.jsonl")
+    tables = Page(written(folder)).tables
+    block = "import sys; sys.modules['matplotlib'] = None; import report; report.main(['--config', sys.argv[1]])"
+    subprocess.run([sys.executable, "-c", block, folder / "config.json"], cwd=SRC, check=True)
+    page = read(folder)
+    assert Page(page).tables == tables and "<svg" not in page and "-m pip install matplotlib" in page
+
+
+def test_two_runs_are_laid_over_each_other(logs_of, finished, capsys):
+    folder = logs_of("training.jsonl", "evaluation.json")
+    text, rate = (folder / "logs" / "training.jsonl").read_text(), load_config(finished / "config.json").training.learning_rate
+    (folder / "logs" / "training.jsonl").write_text(text.replace(f'"learning_rate": {rate}', '"learning_rate": 0.123'))
+    assert report.main([str(finished), str(folder / "config.json")]) is None
+    path = finished / "logs" / "report" / "comparison.html"
+    assert capsys.readouterr().out.strip() == str(path)
+    results, differing = Page(path.read_text()).tables
+    names = names_of([finished, folder])
+    measured = evaluation(finished)
+    for row, name in zip(results[1:], names, strict=True):
+        cells = dict(zip(results[0], row, strict=True))
+        assert cells["run"] == name and cells["steps"] == "30"
+        assert float(cells["MSE"]) == pytest.approx(measured["mse"], rel=1e-3)
+        for baseline in ("smooth count", "explicit formula"):
+            multiple = measured["mse"] / measured["baselines"][baseline]["mse"]
+            assert float(cells[f"× {baseline}"]) == pytest.approx(multiple, rel=5e-3)
+    assert differing == [["", *names], ["training.learning_rate", str(rate), "0.123"]]
+    assert path.read_text().count("<svg") == 2
+
+
+def test_runs_are_named_by_as_much_of_their_paths_as_tells_them_apart():
+    assert names_of([Path("/data/waves/1")]) == ["waves/1"]
+    assert names_of([Path("/data/waves/1"), Path("/data/primes/1")]) == ["waves/1", "primes/1"]
+    assert names_of([Path("/a/waves/1"), Path("/b/waves/1")]) == ["a/waves/1", "b/waves/1"]
+    assert names_of([Path("/")]) == ["/"]
+
+
+@pytest.mark.parametrize("wrong", [["nowhere"], ["--config", "some/config.json"]])
+def test_a_run_that_is_not_there_and_two_ways_to_name_runs_are_refused(finished, wrong):
+    with pytest.raises(UserError, match=wrong[0]):
+        report.main([str(finished), *wrong])
+
+
+def test_a_watched_page_is_written_again_when_a_log_has_changed_until_it_is_told_to_stop(logs_of, monkeypatch):
     folder = logs_of("training.jsonl")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match="pip install matplotlib"):
-        written(folder)
-    assert not (folder / "logs" / "report").exists()
+    pages = []
+
+    def wait(seconds):
+        pages.append(read(folder))
+        if len(pages) == 2:
+            shutil.copy(folder / "logs" / "training.jsonl", folder / "logs" / "kept")
+            text = (folder / "logs" / "training.jsonl").read_text()
+            (folder / "logs" / "training.jsonl").write_text(text[: text.index('"kind": "validation"')])
+        if len(pages) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(report.time, "sleep", wait)
+    assert report.main(["--config", str(folder / "config.json"), "--watch"]) is None
+    first, second, third = pages
+    assert first == second != third and all(page.count('http-equiv="refresh"') == 1 for page in pages)
+    assert "refresh" not in read(folder)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.35, 0.9])
@@ -288,11 +348,11 @@ def test_the_page_does_not_depend_on_the_users_backend_or_style(tmp_path, variab
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.format: pdf\nfont.size: 40\n")
     pages = []
     for number, extra in enumerate(({}, variables)):
-        folder = os.fsencode(tmp_path) + b"/caf\xe9%d" % number
+        folder = os.fsencode(tmp_path) + b"/%d/caf\xe9" % number
         shutil.copytree(os.fsencode(Path(__file__).parent / "data" / "older_run"), folder)
         extra = {name: value.format(rc=tmp_path / "matplotlibrc") for name, value in extra.items()}
         command = [sys.executable, SRC / "report.py", "--config", folder + b"/config.json"]
         subprocess.run(command, env={**os.environ, **extra}, check=True)
         with open(folder + b"/logs/report/report.html", encoding="utf-8") as file:
-            pages.append(re.sub(r"<p>Written .*?</p>", "", file.read()))
+            pages.append(re.sub(r"<p>Written .*?</p>", "", file.read()).replace(f"{number}/caf", "caf"))
     assert pages[0] == pages[1] and pages[0].count("<svg") >= 6

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from reporting.sections import compare_mse, prediction_section, prediction_text, tuning_section
+from reporting.sections import compare_mse, evaluation_figures, examples_section, prediction_text, tuning_section
 
 
 def tagged(section, tag):
@@ -21,7 +21,7 @@ def test_best_and_worst_are_those_whose_mean_is_nearest_and_farthest():
     true = 1419.4 + np.cumsum(generator.uniform(0.5, 1.5, 60)).round(4)
     runs = true[:, None] + generator.normal(0, 0.2, (60, 4))
     errors = np.abs(runs.mean(1) - true)
-    best, worst = tagged(prediction_section(predictions(true, runs.tolist())), "li")
+    best, worst = tagged(examples_section(predictions(true, runs.tolist())), "li")
     named = [[int(text.split()[1].replace(",", "")) - 1000 for text in texts] for texts in (best, worst)]
     assert named[0] == np.argsort(errors)[:5].tolist() and named[1] == np.argsort(errors)[::-1][:5].tolist()
     assert f"is {true[named[0][0]]:.4f}; the model said {runs[named[0][0]].mean():.1f} ± {runs[named[0][0]].std():.1f}" in best[0]
@@ -29,31 +29,32 @@ def test_best_and_worst_are_those_whose_mean_is_nearest_and_farthest():
 
 def test_a_zero_for_which_no_number_was_written_is_among_the_worst():
     true = [1419.4228, 1420.4165, 1421.8506]
-    best, worst = tagged(prediction_section(predictions(true, [[1419.5, None], [None, None], [1430.0, 1430.0]])), "li")
+    best, worst = tagged(examples_section(predictions(true, [[1419.5, None], [None, None], [1430.0, 1430.0]])), "li")
     assert worst[0] == "zero 1,001 is 1420.4165; the model wrote nothing that is a number"
-    assert worst[1] == "zero 1,002 is 1421.8506; the model said 1430.0000 ± 0.0000"
-    assert best[0] == "zero 1,000 is 1419.4228; the model said 1419.5000 ± 0.0000"
+    assert worst[1] == "zero 1,002 is 1421.8506; the model said 1430.0000 ± 0.0000, 8.1494 too high"
+    assert best[0] == "zero 1,000 is 1419.4228; the model said 1419.5000 ± 0.0000, 0.0772 too high"
 
 
-def test_a_sentence_has_as_many_decimals_as_the_runs_agree_on():
-    runs = np.array([5453540.4, 5453540.6])
-    assert prediction_text(11_000_412, 5453540.6071, runs) == "zero 11,000,412 is 5453540.6071; the model said 5453540.5 ± 0.1"
-    assert prediction_text(10, 49.7738, np.array([0.0, 100.0])) == "zero 10 is 49.7738; the model said 50 ± 50"
+def test_a_sentence_has_as_many_decimals_as_the_runs_agree_on_and_the_error_of_their_mean():
+    text = prediction_text(11_000_412, 5453540.6071, np.array([5453540.4, 5453540.6]))
+    assert text == "zero 11,000,412 is 5453540.6071; the model said 5453540.5 ± 0.1, 0.1071 too low"
+    assert prediction_text(10, 49.7738, np.array([0.0, 100.0])) == "zero 10 is 49.7738; the model said 50 ± 50, 0.2262 too high"
+    assert prediction_text(10, 49.7738, np.array([49.77378])).endswith("said 49.7738 ± 0.0000, right to the last digit")
 
 
 def test_what_lies_outside_of_a_picture_is_counted():
     true = [1419.4228, 1420.4165, 1421.8506]
     runs = [[value, value] for value in true[:2]] + [[1.0, 1421.8506]]
-    captions = sum(tagged(prediction_section(predictions(true, runs)), "figcaption"), [])
+    captions = [figure.caption for figure in evaluation_figures({"accuracy_by_position": [1.0] * 10}, predictions(true, runs))]
     assert captions[0].endswith("Outside of the frame: 1 of 3 zeros.")
     assert "All 6 sampled predictions" in captions[1] and captions[1].endswith("not in the picture: 1.")
     assert captions[2].endswith("in the wrong order: 1.")
 
 
 def test_one_zero_and_nothing_readable_are_enough():
-    for run, count in ((1419.5, 2), (None, 0)):
-        section = prediction_section(predictions([1419.4228], [[run, None]]))
-        assert "".join(section).count("<figure>") == count
+    for run, titles in ((1419.5, ["Predicted against true", "Errors", "Right characters"]), (None, ["Right characters"])):
+        drawn = evaluation_figures({"accuracy_by_position": [1.0] * 10}, predictions([1419.4228], [[run, None]]))
+        assert [figure.title for figure in drawn] == titles
 
 
 def rung(rate, size, nats, stable=True, trainable=True, seed=1, **more):
@@ -71,8 +72,8 @@ def test_the_tuning_counts_the_last_lines_of_the_last_grid_and_lists_the_best_tr
     section = list(tuning_section(log))
     assert tagged(section, "li") == [["● 2 trainable", "○ 2 stable, but learned nothing", "× 1 diverged",
                                       "excluded before: 1, too large"]]  # fmt: skip
-    assert tagged(section, "h3") == [["learning_rate and batch_size", "learning_rate and d_model"],
-                                     ["What each value is worth", "Epochs"]]  # fmt: skip
+    assert tagged(section, "h3") == [["What each value is worth", "Epochs", "learning_rate and batch_size",
+                                      "learning_rate and d_model"]]  # fmt: skip
     assert tagged(section, "th")[0][:4] == ["learning_rate", "batch_size", "d_model", "nats per zero"]
     (cells,) = tagged(section, "td")
     assert cells[:4] == ["0.002", "16", "64", "7.000"] and cells[7:11] == ["0.001", "16", "64", "8.500"]

@@ -3,29 +3,31 @@
     figure = loss_figure(read_json_lines(config.log_folder / "training.jsonl"))
     svg_text(figure.drawing)             # for the page: its ink takes the colour of the text around it
 
-One colour means one thing in all figures: the model is blue, methods without a model are orange, the true zeros and
-axes are ink, theory is grey.
+One colour means one thing in all figures of a run: the model is blue, methods without a model are orange, the true zeros
+and axes are ink, theory is grey. Their contrast with the page is 3 to 1 at least, light or dark, and what shares a frame
+also differs in its form, so that it can be told apart without colours. Drawing needs matplotlib.
 """
 
+import importlib.util
 import io
 import itertools
 import math
 import re
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from common.config import UserError
 from common.text import format_duration, format_number
 from model.metrics import gue_share_below, gue_spacing_density, pooled_deviation
 from model.tokenizer import DECIMALS
 
 WIDTH, HEIGHT = 4.8, 3.1  # inches: two beside each other on a desktop, one on a phone, both with text of about 10 points
 INK = "#010203"  # stands for the colour of text, which svg_text leaves to the page
-MODEL, MODEL_LIGHT, BASELINE, THEORY = "#3a86e0", "#9cc4f2", "#e0861a", "#808890"
-BASELINE_LINES = {"smooth count": "-", "straight line": "--", "last training zero": ":", "explicit formula": "-."}
+MODEL, MODEL_LIGHT, BASELINE, THEORY = "#2a6fc4", "#6f97c8", "#c96f00", "#808890"
+RUN_COLOURS = (MODEL, BASELINE, "#2e8b57", "#9a62c7")  # where several runs are compared
+RUN_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+BASELINE_LINES = {"smooth count": "-", "explicit formula": "-."}
 DARKER_IS_BETTER = "Blues"
 STYLE = {
     "font.size": 9.5, "legend.fontsize": 8.5, "legend.frameon": False, "lines.linewidth": 1.5,
@@ -45,12 +47,15 @@ class Figure:
     drawing: Any  # matplotlib.figure.Figure
 
 
+def can_draw():
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def new_axes(height=HEIGHT):
-    """Return (drawing, axes) in the style of the report. Raises UserError if matplotlib is not installed."""
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise UserError(f"The report draws with matplotlib; install it: {sys.executable} -m pip install matplotlib") from error
+    """Return (drawing, axes) in the style of the report."""
+    import matplotlib.figure
+
     matplotlib.rcdefaults()  # no style of the user's, and no LaTeX
     matplotlib.rcParams.update(STYLE)
     drawing = matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
@@ -67,13 +72,13 @@ def svg_text(drawing):
 
 def offsets_figure(true, predicted):
     """Predictions against true zeros. true, predicted: distances (n,) from the smooth count, in mean spacings."""
-    drawing, axes = new_axes(height=WIDTH)
+    drawing, axes = new_axes()
     limit = 1.1 * np.abs(true).max()
     axes.axhline(0, color=BASELINE, label="smooth count")
     axes.plot([-limit, limit], [-limit, limit], color=THEORY, linewidth=1, label="predicted = true")
     axes.plot(true, predicted, ".", color=MODEL, markersize=3.5, alpha=0.6, markeredgewidth=0, rasterized=True, label="model")
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="true zero − smooth count (mean spacings)",
-             ylabel="predicted − smooth count (mean spacings)")  # fmt: skip
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="true − smooth count (mean spacings)",
+             ylabel="predicted − smooth count")  # fmt: skip
     axes.locator_params(nbins=7)
     axes.legend(loc="upper left", markerscale=2.5)
     outside = np.sum(~(np.abs(predicted) <= limit))
@@ -81,6 +86,21 @@ def offsets_figure(true, predicted):
                "says that it does. On the grey diagonal the model is right; on the orange line it would know no more than the "
                f"smooth count. Outside of the frame: {outside:,} of {len(true):,} zeros.")  # fmt: skip
     return Figure("Predicted against true", caption, drawing)
+
+
+def characters_figure(accuracies):
+    """How often each character of a value is right, given those before it. accuracies: shares, in the order of the value."""
+    drawing, axes = new_axes()
+    axes.barh(range(len(accuracies)), accuracies, color=MODEL)
+    axes.axvline(0.1, color=BASELINE, label="a digit that is guessed blindly")
+    axes.set_yticks(range(len(accuracies)), position_names(len(accuracies)), fontsize="small")
+    axes.invert_yaxis()
+    axes.set(ylabel="position of the character", xlim=(0, 1))
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    axes.grid(axis="y", visible=False)
+    legend_above(drawing)
+    caption = "How often the most probable character is the right one, given the true ones before it."
+    return Figure("Right characters", caption, drawing)
 
 
 def errors_figure(model, baselines, spacing):
@@ -132,10 +152,10 @@ def loss_figure(training):
     for kind, form, color in (("training", "-", MODEL_LIGHT), ("validation", ".-", MODEL)):
         lines = of_kind(training, kind)
         losses = np.array([line["loss"] for line in lines], float)  # NaN for None, a gap in the curve
-        axes.plot([line["step"] for line in lines], losses, form, color=color, label=kind)
+        axes.plot([line["step"] for line in lines], losses, form, color=color, label=kind, clip_on=False)
         last += [f"{kind} {format_number(lines[-1]['loss'])} at step {lines[-1]['step']:,}"] if lines else []
     axes.set(ylabel="loss (nats per token)")
-    axes.legend()
+    legend_above(drawing)
     step_axis(axes, round_spans(training))
     caption = ("Cross entropy over the characters of the value, on the zeros trained on and on a sample of the interval after "
                f"them, which the model has not seen. Lower is better. Last: {', '.join(last)}.")  # fmt: skip
@@ -143,27 +163,26 @@ def loss_figure(training):
 
 
 def mse_figure(training):
-    """Mean squared error of sampled predictions against the step, on a log scale, and that of the baselines in each round."""
+    """Mean squared error of sampled predictions against the step, on a log scale, and that of both formulas in each round."""
     drawing, axes = new_axes()
     lines, begun, rounds = of_kind(training, "validation"), of_kind(training, "round"), round_spans(training)
     last = []
-    for kind, color in (("training", MODEL_LIGHT), ("validation", MODEL)):
+    for kind, form, color in (("training", "-", MODEL_LIGHT), ("validation", ".-", MODEL)):
         errors = np.array([line[f"mse_{kind}"] for line in lines], float)  # NaN for None, a gap in the curve
-        axes.plot([line["step"] for line in lines], errors, ".-", color=color, label=f"model, {kind} zeros")
+        axes.plot([line["step"] for line in lines], errors, form, color=color, label=f"model, {kind} zeros", clip_on=False)
         last.append(f"{kind} {format_number(lines[-1][f'mse_{kind}'])}")
     edges = [first for _, first, _ in rounds] + [rounds[-1][2]]
-    for name in begun[len(rounds) - 1]["mse_baselines"]:  # rounds of an older version had fewer
+    for name in BASELINE_LINES:
+        if name not in begun[len(rounds) - 1]["mse_baselines"]:  # older versions had no explicit formula
+            continue
         errors = [line["mse_baselines"].get(name, np.nan) for line in begun[: len(rounds)]]
         axes.step(edges, [*errors, errors[-1]], BASELINE_LINES[name], where="post", color=BASELINE, label=name)
     axes.set(yscale="log", ylabel="mean squared error")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend
-    axes.legend(ncols=2, loc="upper center", columnspacing=1.0, handlelength=1.6)
+    legend_above(drawing)
     step_axis(axes, rounds)
     smooth = format_number(begun[len(rounds) - 1]["mse_baselines"]["smooth count"])
-    caption = ("One sampled prediction for each of some zeros, compared with methods without a model on the same validation zeros. "
-               "A single wrong leading digit decides the mean, hence the peaks. A model below the smooth count knows more than how "
-               f"zeros lie on the average. Last: {', '.join(last)}, smooth count {smooth}.")  # fmt: skip
+    caption = ("One sampled prediction for each of some zeros, compared with formulas on the same validation zeros. A single wrong "
+               f"leading digit decides the mean, hence the peaks. Last: {', '.join(last)}, smooth count {smooth}.")  # fmt: skip
     return Figure("Squared error against the baselines", caption, drawing)
 
 
@@ -212,6 +231,23 @@ def speed_figure(training):
     caption = (f"Zeros trained on in a second, over {format_duration(last['seconds'])} of training. Last: "
                f"{speeds[-1]:,.0f}; left then: {format_duration(last['seconds_left'])}.")  # fmt: skip
     return Figure("Speed", caption, drawing)
+
+
+def compared_figure(title, ylabel, curves, yscale="linear"):
+    """Curves of several runs in one frame. curves: {name of a run: (zeros trained on, values)}, NaN or None for a gap."""
+    drawing, axes = new_axes()
+    for (name, (zeros, values)), color, form in zip(curves.items(), itertools.cycle(RUN_COLOURS), itertools.cycle(RUN_LINES)):
+        axes.plot(zeros, np.array(values, float), color=color, linestyle=form, label=name)
+    axes.set(xlabel="zeros trained on, with repetitions", ylabel=ylabel, xlim=(0, None), yscale=yscale)
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    legend_above(drawing)
+    return Figure(title, "On the validation sample of the round in which it is measured, which a model has not seen.", drawing)
+
+
+def legend_above(drawing):
+    """The legend of all that a drawing holds, above its frame, where it hides nothing."""
+    drawing.legend(loc="outside upper center", ncols=2, columnspacing=1.2, handlelength=2.4)
 
 
 def round_spans(training):
@@ -311,16 +347,20 @@ def worth_figure(trials, axes, repeated):
 def epochs_figure(repeated):
     """Score against epochs of the trials that were trained to the end, with all of their seeds. repeated: lists of lines."""
     drawing, axes = new_axes()
-    for lines, style in zip(repeated, itertools.cycle(("-", "--", "-.", ":"))):
+    points = [lines[0]["point"] for lines in repeated]
+    differing = [axis for axis in points[0] if len({point[axis] for point in points}) > 1]
+    for lines, point, style in zip(repeated, points, itertools.cycle(RUN_LINES)):
         curves = np.array([line["nats_per_zero"] for line in lines], float)
-        epochs, point = np.arange(1, curves.shape[1] + 1), lines[0]["point"]
+        epochs, label = np.arange(1, curves.shape[1] + 1), ", ".join(f"{axis} {point[axis]}" for axis in differing)
         axes.fill_between(epochs, curves.min(0), curves.max(0), color=MODEL_LIGHT, alpha=0.5, linewidth=0)
-        axes.plot(epochs, curves.mean(0), style, color=MODEL, label=f"batch_size {point.get('batch_size', '–')}")
+        axes.plot(epochs, curves.mean(0), style, color=MODEL, label=label)
     axes.set(xlabel="epochs", ylabel="nats per zero", xlim=(1, None))
-    axes.legend()
+    if differing:
+        legend_above(drawing)
     noise = deviation_between_seeds(repeated, -1)
     seeds = max(map(len, repeated))
-    caption = f"The best trial of each batch size, mean of {seeds} seeds, and from the lowest to the highest of them in light blue."
+    caption = "The trials that were trained to the end"
+    caption += f": the mean of {seeds} seeds, and from the lowest to the highest of them in light blue." if seeds > 1 else "."
     if noise is not None:
         caption += f" In the end, seeds differ by {noise:.3f} (standard deviation)."
     return Figure("Epochs", caption, drawing)

@@ -11,15 +11,19 @@ import re
 
 from common.config import require_writable
 from common.files import atomic_write
-from reporting.figures import svg_text
+from reporting.figures import can_draw, svg_text
 
 
-def write_page(path, title, body):
-    """Write the HTML strings of `body` as a page to `path`, atomically: a browser may reload it at any moment."""
+def write_page(path, title, body, reload_after=None):
+    """Write the HTML strings of `body` as a page to `path`, atomically: a browser may reload it at any moment.
+
+    reload_after: seconds after which the browser is to do so by itself, None for never.
+    """
     require_writable(path.parent)
+    refresh = f'\n<meta http-equiv="refresh" content="{reload_after}">' if reload_after else ""
     body = "\n".join([f"<h1>{html_text(title)}</h1>", *body])
     with atomic_write(path, "w") as file:
-        file.write(PAGE.format(title=html_text(title), style=STYLE, body=body))
+        file.write(PAGE.format(title=html_text(title), refresh=refresh, style=STYLE, body=body))
 
 
 def heading(text):
@@ -27,11 +31,18 @@ def heading(text):
 
 
 def paragraph(text):
-    return f"<p>{html_text(text)}</p>"
+    unbroken = re.sub(r"(?<=\de-)(?=\d)", "&NoBreak;", html_text(text))  # 2.9e-05 stays on one line
+    return f"<p>{unbroken}</p>"
 
 
 def bullet_list(items):
     return "<ul>" + "".join(f"<li>{html_text(item)}</li>" for item in items) + "</ul>"
+
+
+def definition_list(terms):
+    """What words mean. terms: {word: meaning}."""
+    pairs = (f"<div><dt>{html_text(word)}</dt><dd>{html_text(meaning)}</dd></div>" for word, meaning in terms.items())
+    return f"<dl>{''.join(pairs)}</dl>"
 
 
 def number_tiles(items):
@@ -48,8 +59,10 @@ def table(header, rows):
 
 
 def figure_grid(figures):
-    """Figures of reporting.figures, two in a row if the window is wide enough."""
+    """Figures of reporting.figures, two in a row if the window is wide enough. Without matplotlib none is asked for or shown."""
     pieces = []
+    if not can_draw():
+        return ""
     for figure in figures:
         title = html_text(figure.title)
         drawing = svg_text(figure.drawing).replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
@@ -66,7 +79,7 @@ PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
+<title>{title}</title>{refresh}
 <style>{style}</style>
 </head>
 <body><main>
@@ -85,7 +98,7 @@ main { max-width: 1120px; margin: 0 auto; padding: 24px 20px 64px; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 12px; }
 h2 { font-size: 1.3rem; margin: 48px 0 12px; padding-top: 12px; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 0 0 6px; }
-h1 + p { color: var(--soft); margin-top: 0; }
+h1 + p { font-size: 1.1rem; margin-top: 0; }
 p, li { max-width: 78ch; }
 ul { padding-left: 1.2em; }
 code { font: 0.9em ui-monospace, monospace; overflow-wrap: anywhere; }
@@ -94,7 +107,9 @@ code { font: 0.9em ui-monospace, monospace; overflow-wrap: anywhere; }
 .numbers b { display: block; font-size: 1.5rem; line-height: 1.3; }
 .numbers span { color: var(--soft); font-size: 0.85rem; line-height: 1.35; display: block; }
 .figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 36px 40px; margin: 24px 0; }
-.figures figure:first-child:nth-last-child(3) { grid-row: span 2; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 8px 40px; margin: 24px 0; font-size: 0.9rem; }
+dt { font-weight: 600; }
+dd { margin: 0; color: var(--soft); }
 @media (max-width: 760px) {
   .figures { grid-template-columns: minmax(0, 1fr); }
   main { padding: 16px 14px 48px; }
@@ -117,7 +132,8 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0; ba
   .wide { overflow: visible; background: none; }
   table { font-size: 8pt; }
   th, td { white-space: normal; padding: 3px 6px 3px 0; }
-  figure, tr, .numbers { break-inside: avoid; }
+  .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 18px 24px; }
+  figure, .wide, tr, .numbers { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
 }
 """

@@ -1,22 +1,24 @@
 """What the report says of a run: lines of its logs in, pieces of HTML out.
 
-    body = [*training_section(read_json_lines(config.log_folder / "training.jsonl"))]
+    body = [*training_section(run.training)]            # run: a RunLogs
 """
 
-import datetime
 import math
+import sys
 from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from common.cli import command
+from common.cli import command, from_here
 from common.files import NUMBER, has_shape
 from common.text import format_duration, format_number
 from model.metrics import explicit_formula, result_table, table_notes
 from model.tokenizer import DECIMALS
 from reporting import figures
 from reporting.figures import best_nats, of_kind, outcome_counts, position_names
-from reporting.pages import bullet_list, figure_grid, heading, number_tiles, paragraph, table
+from reporting.pages import bullet_list, definition_list, figure_grid, heading, number_tiles, paragraph, table
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 NUM_EXAMPLES = 5  # best and worst predictions that are shown
@@ -28,22 +30,44 @@ SETTINGS = {  # of a training, what is said of it
 }
 
 
-def overview_section(config, tuning, training, evaluation):
-    """Yield what the run is, its result as a sentence and in large numbers, and what is still missing."""
-    for line in of_kind(training, "round")[-1:]:
-        data, model, settings = (settings_of(config, line)[section] for section in SETTINGS)
+@dataclass
+class RunLogs:
+    """What a run has logged. tuning, training, predictions: the lines of their logs. evaluation: evaluation.json, or None."""
+
+    config: Any
+    tuning: list
+    training: list
+    evaluation: dict | None
+    predictions: list
+
+
+def overview_section(run):
+    """Yield the run's result as a sentence and in large numbers, what is still missing, and its settings."""
+    sentence, numbers = accuracy_summary(run.training, run.evaluation)
+    yield paragraph(sentence)
+    if numbers := [*numbers, *speed_numbers(run.config, run.training)]:
+        yield number_tiles(numbers)
+    if missing := list(missing_stages(run)):
+        yield bullet_list(missing)
+    for line in of_kind(run.training, "round")[-1:]:
+        data, model, settings = (settings_of(run.config, line)[section] for section in SETTINGS)
         yield paragraph(f"K = {data['K']}: rounds {data['first_round']} … {data['K']} of {data['interval_size']:,} zeros each. "
                         f"Index embedding {model['index_embedding']}, {line['parameters']:,} parameters, d_model "
                         f"{model['d_model']}, layers {model['num_layers']}, heads {model['num_heads']}, dropout "
                         f"{model['dropout']:g}. Learning rate {settings['learning_rate']:g}, batch size "
                         f"{settings['batch_size']}, epochs {settings['epochs']}.")  # fmt: skip
-    sentence, numbers = accuracy_summary(training, evaluation)
-    yield paragraph(sentence)
-    if numbers := [*numbers, *speed_numbers(config, training)]:
-        yield number_tiles(numbers)
-    if missing := list(missing_stages(config, tuning, training, evaluation)):
-        yield bullet_list(missing)
-    yield paragraph(f"Written {datetime.datetime.now():%Y-%m-%d %H:%M:%S} from the logs in `{config.log_folder}`.")
+
+
+def terms_section(runs):
+    """Yield, once, what the words mean that the sections of these runs use."""
+    terms = {"nats per zero": "cross entropy of a whole value, all of its characters together: the model gives the right value the "
+                              "probability e to the minus nats. A digit guessed blindly costs 2.303."}  # fmt: skip
+    if any(run.training or run.evaluation for run in runs):
+        terms["readable"] = "what the model writes is a number. Errors are those of the readable ones."
+    if any(run.evaluation for run in runs):
+        terms["mean spacing"] = ("the average distance of neighbouring zeros there. In mean spacings, errors of all heights can be "
+                                 "compared.")  # fmt: skip
+    yield definition_list(terms)
 
 
 def settings_of(config, line):
@@ -97,8 +121,11 @@ def speed_numbers(config, training):
             yield format_duration(last["seconds_left"]), f"of training left after step {last['step']:,} of {last['steps_in_run']:,}"
 
 
-def missing_stages(config, tuning, training, evaluation):
+def missing_stages(run):
     """Yield a sentence for each stage that has yet to run, with its command."""
+    config, tuning, training, evaluation = run.config, run.tuning, run.training, run.evaluation
+    if not figures.can_draw():
+        yield f"Figures need matplotlib: `{from_here(sys.executable)} -m pip install matplotlib`"
     if not tuning:
         yield f"No tuning is in the logs: `{command(config, 'tune_hyper_parameters.py')}`"
     if not training:
@@ -123,31 +150,39 @@ def evaluation_section(evaluation, predictions):
     accuracies = evaluation["accuracy_by_position"]
     yield table(["position of the character", *position_names(len(accuracies))],
                 [["right, in %", *(f"{100 * accuracy:.0f}" for accuracy in accuracies)]])  # fmt: skip
+    yield figure_grid(evaluation_figures(evaluation, predictions))
     if predictions:
-        yield from prediction_section(predictions, evaluation.get("max_prime"))
+        yield from examples_section(predictions)
 
 
-def prediction_section(lines, max_prime=None):
-    """Yield figures of the sampled predictions, and the best and worst of them as sentences.
-
-    max_prime: of the explicit formula that they are compared with, None for none.
-    """
+def read_predictions(lines):
+    """Return indexes, true values (n,), and runs (n, runs) with NaN for what was no number, and their mean (n,)."""
     indexes, true = (np.array([line[key] for line in lines]) for key in ("index", "true"))
     runs = np.array([line["predicted"] for line in lines], np.float64)  # (zeros, runs), NaN for None
     readable = ~np.isnan(runs)
-    mean = np.where(readable, runs, 0).sum(1) / np.where(readable.any(1), readable.sum(1), np.nan)
-    smooth, spacing = smooth_zeros(indexes), mean_spacing(true)
-    shown = []
-    if readable.any():
-        errors = ((runs - true[:, None]) / spacing[:, None])[readable]
-        baselines = {"smooth count": (smooth - true) / spacing}
-        if max_prime:
-            baselines["explicit formula"] = (explicit_formula(indexes, max_prime) - true) / spacing
-        shown += [figures.offsets_figure((true - smooth) / spacing, (mean - smooth) / spacing),
-                  figures.errors_figure(errors, baselines, spacing.mean())]  # fmt: skip
-    if np.isfinite(np.diff(mean)).any():
-        shown.append(figures.spacings_figure(np.diff(true) / spacing[:-1], np.diff(mean) / spacing[:-1]))
-    yield figure_grid(shown)
+    return indexes, true, runs, np.where(readable, runs, 0).sum(1) / np.where(readable.any(1), readable.sum(1), np.nan)
+
+
+def evaluation_figures(evaluation, predictions):
+    """Yield figures of the sampled predictions, and of the characters that are right."""
+    if predictions:
+        indexes, true, runs, mean = read_predictions(predictions)
+        smooth, spacing, readable = smooth_zeros(indexes), mean_spacing(true), ~np.isnan(runs)
+        if readable.any():
+            errors = ((runs - true[:, None]) / spacing[:, None])[readable]
+            baselines = {"smooth count": (smooth - true) / spacing}
+            if max_prime := evaluation.get("max_prime"):  # evaluations of older versions have none
+                baselines["explicit formula"] = (explicit_formula(indexes, max_prime) - true) / spacing
+            yield figures.offsets_figure((true - smooth) / spacing, (mean - smooth) / spacing)
+            yield figures.errors_figure(errors, baselines, spacing.mean())
+        if np.isfinite(np.diff(mean)).any():
+            yield figures.spacings_figure(np.diff(true) / spacing[:-1], np.diff(mean) / spacing[:-1])
+    yield figures.characters_figure(evaluation["accuracy_by_position"])
+
+
+def examples_section(predictions):
+    """Yield the best and the worst of the predictions as sentences."""
+    indexes, true, runs, mean = read_predictions(predictions)
     order = np.argsort(np.where(np.isnan(mean), np.inf, np.abs(mean - true)), kind="stable")
     for name, chosen in (("best", order[:NUM_EXAMPLES]), ("worst", order[::-1][:NUM_EXAMPLES])):
         yield paragraph(f"The {len(chosen)} {name} predictions, as mean ± standard deviation of the runs:")
@@ -155,14 +190,19 @@ def prediction_section(lines, max_prime=None):
 
 
 def prediction_text(index, true, runs):
-    """'zero 11,000,412 is 5453540.6071; the model said 5453540.5 ± 0.1': as many decimals as the spread has to its first digit."""
+    """'zero 11,000,412 is 5453540.6071; the model said 5453540.5 ± 0.1, 0.0821 too low' of readings with a mean of 5453540.525.
+
+    As many decimals as the spread has to its first digit.
+    """
     readable = runs[~np.isnan(runs)]
     begin = f"zero {index:,} is {true:.{DECIMALS}f}; the model"
     if not len(readable):
         return f"{begin} wrote nothing that is a number"
     spread = readable.std()
     decimals = min(DECIMALS, max(0, -int(f"{spread:.0e}".split("e")[1]))) if spread else DECIMALS
-    return f"{begin} said {readable.mean():.{decimals}f} ± {spread:.{decimals}f}"
+    error = round(readable.mean() - true, DECIMALS)
+    side = f"{abs(error):.{DECIMALS}f} too {'high' if error > 0 else 'low'}" if error else "right to the last digit"
+    return f"{begin} said {readable.mean():.{decimals}f} ± {spread:.{decimals}f}, {side}"
 
 
 def is_complete(training):
@@ -188,10 +228,21 @@ def training_section(training):
                          f"{last['nats_per_zero']:.3f}", *mse, f"{last['readable_validation']:.4f}"])  # fmt: skip
         yield table(["round", "step", "loss, training", "loss, validation", "nats per zero", "MSE, training zeros",
                      "MSE, validation zeros", "smooth count", "readable"], rows)  # fmt: skip
-    shown = [figures.loss_figure(training)] if steps or validations else []
-    shown += [figures.mse_figure(training), figures.accuracy_figure(training)] if validations else []
-    shown += [figures.speed_figure(training)] if steps else []
-    yield figure_grid(shown) if shown else paragraph("Nothing has been logged but the beginning.")
+    if not steps and not validations:
+        yield paragraph("Nothing has been logged but the beginning.")
+    yield figure_grid(training_figures(training))
+
+
+def training_figures(training):
+    """Yield figures of the lines of training.jsonl, of those that have something to show."""
+    steps, validations = of_kind(training, "training"), of_kind(training, "validation")
+    if steps or validations:
+        yield figures.loss_figure(training)
+    if validations:
+        yield figures.mse_figure(training)
+        yield figures.accuracy_figure(training)
+    if steps:
+        yield figures.speed_figure(training)
 
 
 def tuning_section(lines):
@@ -218,16 +269,26 @@ def tuning_section(lines):
         yield paragraph("The maps show the lowest validation cross entropy, in nats per zero, of all trainable trials with these "
                         "two values, the darker, the better, on one scale, and the marks of all trials there. Trials that were "
                         "given up early count with what they had reached.")  # fmt: skip
-        others = [axis for axis in axes if axis != "learning_rate"]
-        rates = axes["learning_rate"]
-        scores = [figures.tuning_cells(trials, axis, rates, axes[axis])[1] for axis in others]
-        finite = [score for score in np.concatenate([each.ravel() for each in scores]) if np.isfinite(score)]
-        limits = (min(finite), max(finite)) if finite else (None, None)
-        yield figure_grid(figures.tuning_figure(trials, axis, rates, axes[axis], limits) for axis in others)
-    shown = [figures.worth_figure(trials, axes, repeated)] if axes else []
-    shown += [figures.epochs_figure(repeated)] if most > 1 and repeated else []
-    yield figure_grid(shown)
+    yield figure_grid(tuning_figures(trials, axes, repeated))
     best = sorted(trials, key=lambda trial: (not trial["trainable"], best_nats(trial)))[:NUM_TRIALS]
     yield table([*axes, "nats per zero", "MSE", "epochs trained", "parameters"],
                 [[*(str(trial["point"][axis]) for axis in axes), f"{best_nats(trial):.3f}", format_number(trial["mse"]),
                   str(trial["epochs"]), f"{trial['parameters']:,}"] for trial in best])  # fmt: skip
+
+
+def tuning_figures(trials, axes, repeated):
+    """Yield what each value is worth, the finalists' curves, and heat maps of learning rate and each other axis, on one scale.
+
+    trials: last lines of the first seed. axes: {axis: its values}. repeated: for each finalist its lines with all seeds.
+    """
+    if axes:
+        yield figures.worth_figure(trials, axes, repeated)
+    if any(len(lines[0]["nats_per_zero"]) > 1 for lines in repeated):
+        yield figures.epochs_figure(repeated)
+    if rates := axes.get("learning_rate"):
+        others = [axis for axis in axes if axis != "learning_rate"]
+        scores = [figures.tuning_cells(trials, axis, rates, axes[axis])[1].ravel() for axis in others]
+        finite = [score for score in np.concatenate([*scores, []]) if np.isfinite(score)]
+        limits = (min(finite), max(finite)) if finite else (None, None)
+        for axis in others:
+            yield figures.tuning_figure(trials, axis, rates, axes[axis], limits)
