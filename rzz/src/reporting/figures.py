@@ -21,6 +21,7 @@ import numpy as np
 from common.text import format_duration, format_number
 from model.metrics import gue_share_below, gue_spacing_density, pooled_deviation
 from model.tokenizer import DECIMALS
+from zeta.riemann_siegel import Z, mean_spacing, smooth_zeros
 
 WIDTH, HEIGHT = 4.8, 3.1  # inches: two beside each other on a desktop, one on a phone, both with text of about 10 points
 INK = "#010203"  # stands for the colour of text, which svg_text leaves to the page
@@ -52,13 +53,13 @@ def can_draw():
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def new_axes(height=HEIGHT):
-    """Return (drawing, axes) in the style of the report."""
+def new_axes(height=HEIGHT, width=WIDTH):
+    """Return (drawing, axes) in the style of the report, so many inches large."""
     import matplotlib.figure
 
     matplotlib.rcdefaults()  # no style of the user's, and no LaTeX
     matplotlib.rcParams.update(STYLE)
-    drawing = matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
+    drawing = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
     return drawing, drawing.subplots()
 
 
@@ -68,6 +69,26 @@ def svg_text(drawing):
     drawing.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     _, element, content = buffer.getvalue().partition("<svg")
     return element + re.sub(r'<g id="[^"]*"', "<g", content).replace(INK, "currentColor")  # figures of a page would share the ids
+
+
+def zeros_figure(indexes, true, predicted):
+    """Z(t) on a stretch of the critical line, where it is zero, and where zeros are predicted. All of the same length (n,)."""
+    drawing, axes = new_axes(width=2 * WIDTH)
+    smooth = smooth_zeros(indexes)
+    margin = mean_spacing(true[0])
+    t = np.linspace(true[0] - margin, true[-1] + margin, 100 * len(true))
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.plot(t, Z(t), color=THEORY, label="Z(t), 0 at the zeros")
+    axes.plot(smooth, np.zeros(len(smooth)), "|", color=BASELINE, markersize=14, markeredgewidth=2, label="smooth count")
+    axes.plot(predicted, np.zeros(len(predicted)), "o", color=MODEL, markersize=5, label="model")
+    for end in (0, -1):
+        axes.annotate(f"zero {indexes[end]:,}", (true[end], 0), (0, -20), textcoords="offset points", ha="center", fontsize="small")
+    axes.set(xlabel="t", xlim=(t[0], t[-1]))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    drawing.legend(loc="outside upper center", ncols=3)
+    caption = ("Z(t) is the zeta function on its critical line, turned so that it is real. It crosses the axis at the zeros: there "
+               "the dots of the model (mean of its runs) belong.")  # fmt: skip
+    return Figure("Where the zeros are, and where the model puts them", caption, drawing)
 
 
 def offsets_figure(true, predicted):

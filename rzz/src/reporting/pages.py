@@ -116,6 +116,7 @@ dd { margin: 0; color: var(--soft); }
   h1 { font-size: 1.4rem; }
 }
 figure { margin: 0; }
+figure:only-child { grid-column: 1 / -1; }
 figure svg { display: block; width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: 0.9rem; margin-top: 6px; }
 /* A shadow on the right says that there is more; it is covered where the table ends. The first column stays in sight. */

@@ -22,6 +22,7 @@ from reporting.pages import bullet_list, definition_list, figure_grid, heading, 
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 NUM_EXAMPLES = 5  # best and worst predictions that are shown
+NUM_ON_LINE = 14  # zeros of the picture of Z(t)
 NUM_TRIALS = 10  # of the tuning grid that are listed
 SETTINGS = {  # of a training, what is said of it
     "data": {"K": int, "first_round": int, "interval_size": int},
@@ -144,6 +145,8 @@ def evaluation_section(evaluation, predictions):
     yield paragraph(f"Zeros {evaluation['first_index']:,} … {evaluation['last_index']:,}, each written {evaluation['runs']} times "
                     f"by nucleus sampling with p = {evaluation['top_p']:g}. The model was trained for "
                     f"{format_duration(evaluation['seconds_trained'])}, up to zero {evaluation['trained_up_to']:,}.")  # fmt: skip
+    if predictions:
+        yield figure_grid(stretch_figures(predictions))
     header, *rows = result_table(evaluation)
     yield table(header, rows)
     yield bullet_list(table_notes(evaluation))
@@ -161,6 +164,12 @@ def read_predictions(lines):
     runs = np.array([line["predicted"] for line in lines], np.float64)  # (zeros, runs), NaN for None
     readable = ~np.isnan(runs)
     return indexes, true, runs, np.where(readable, runs, 0).sum(1) / np.where(readable.any(1), readable.sum(1), np.nan)
+
+
+def stretch_figures(predictions):
+    """Yield the first of the zeros on their line."""
+    indexes, true, _, mean = (part[:NUM_ON_LINE] for part in read_predictions(predictions))
+    yield figures.zeros_figure(indexes, true, mean)
 
 
 def evaluation_figures(evaluation, predictions):
