@@ -69,7 +69,7 @@ def main(argv=None):
     parser.add_argument("--count", type=int, default=500_000, help="zeros: how many at each height (default %(default)s)")
     args = parser.parse_args(argv)
     config = load_config(args.config, args.overrides, args.device)
-    check_value("--count", args.count, low=1)
+    check_value("--count", args.count, low=1, high=zeta_zeros.LAST_INDEX - HEIGHTS[-1])
     config.model = replace(config.model, d_k=None, d_v=None, d_ff=None, dropout=0.0)
     config.training = replace(config.training, learning_rate=LEARNING_RATE)
     check_config(config)

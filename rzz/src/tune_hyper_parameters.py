@@ -75,7 +75,7 @@ def tune(config, grid, device, overrides):
     with catch_stop_signals() as stop:
         search(config, grid, search_log, device, stop)
     if stop:
-        log.info("Stopped; finished rungs are kept in %s. Go on with the same command.", search_log.path)
+        log.warning("Stopped; finished rungs are kept in %s. Go on with the same command.", search_log.path)
         return 128 + stop[0]
 
     print(ranking_table(grid, ranking(grid, search_log)))

@@ -1,6 +1,7 @@
 """Imports go downward: the rules of the layout hold in every module, and a broken one is found."""
 
 import ast
+import re
 import sys
 
 import pytest
@@ -63,6 +64,17 @@ def test_every_import_goes_downward():
 def test_every_package_says_what_it_is_about():
     for package in PACKAGES:
         assert ast.get_docstring(ast.parse((SRC / package / "__init__.py").read_text())), package
+
+
+def test_what_the_documents_name_is_there():
+    """Files that they link to, and scripts in their commands."""
+    root = SRC.parents[1]
+    for document in (root / "readme.md", *(root / "rzz").glob("*.md"), SRC / "readme.md"):
+        text = document.read_text()
+        links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+        assert all((document.parent / link).exists() for link in links), (document, links)
+        scripts = re.findall(r"rzz/[\w/]+\.(?:py|sh|ipynb)", text)
+        assert all((root / script).exists() for script in scripts), (document, scripts)
 
 
 @pytest.mark.parametrize("module, line", [

@@ -1,5 +1,7 @@
 """A zero is shown in full and in a table with what is known of it, unreadable samples included."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,16 @@ def test_nothing_readable_is_no_number():
     row = table_row(none, column_widths([10]))
     assert row.split() == ["10", "–", "–", "49.7738", "–", "–", "yes"]
     assert len(row) == len(format_row(TABLE_HEADER, column_widths([10])))
+
+
+def test_wild_predictions_keep_the_columns_of_the_table_and_the_width_of_the_card():
+    """A text of digits alone may be a number of twenty digits."""
+    wild, widths = record([9e19, 3.2e19, 41.0]), column_widths([10])
+    row, header = table_row(wild, widths), format_row(TABLE_HEADER, widths)
+    assert len(row) == len(header) and row.split()[1:6] == ["4e+19", "4e+19", "49.7738", "+4e+19", "+1e+19"]
+    ends = [[word.end() for word in re.finditer(r"\S+", line)][1:] for line in (row, header)]
+    assert ends[0] == ends[1]
+    assert max(map(len, card(wild, (1, 899), "").splitlines())) <= 80
 
 
 def test_without_samples_the_number_of_the_text_is_the_prediction():

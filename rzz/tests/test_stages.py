@@ -202,12 +202,12 @@ def test_the_resumed_run_is_the_same_run_after_being_killed_at_any_moment(traine
 def test_asked_to_stop_it_finishes_the_step_saves_and_says_how_to_go_on(trained, tmp_path, sent, code):
     folder = tmp_path / "stopped"
     write_config(folder, SMALL_RUN)
-    process = start("train.py", folder, "--resume")
+    process = start("train.py", folder, "--resume", "--quiet")
     while process.poll() is None and not (folder / "checkpoints" / "last.pt").exists():
         time.sleep(0.005)
     process.send_signal(sent)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == code and "--resume" in errors
+    assert process.returncode == code and "and saved. Go on with the same command and --resume" in errors
     assert 5 <= checkpoint(folder)["progress"]["step"] < 30
     run("train.py", folder, "--resume")
     assert same(checkpoint(trained)["model"], checkpoint(folder)["model"])

@@ -131,7 +131,7 @@ class EvaluationConfig:
 
 @dataclass
 class RuntimeConfig:
-    device: str = "auto"  # auto | mps | cuda | xla | cpu
+    device: str = setting("auto", choices=("auto", "mps", "cuda", "xla", "cpu"))
     dollars_per_hour: float = setting(0.0, low=0)  # what the machine costs; 0 leaves the cost out of the log
 
 
@@ -209,7 +209,7 @@ def split_override(text):
         raise UserError(f"--set {text}: write it as section.key=value, for example --set data.K=3.")
     section, key, value = match.groups()
     if section not in SECTIONS:
-        raise UserError(f"--set {text}: unknown section {section!r}{did_you_mean(section, SECTIONS)}.")
+        raise UserError(f"--set {text}: unknown section {section!r}{did_you_mean(section, SECTIONS)}")
     try:
         return section, key, json.loads(value)
     except ValueError:
@@ -222,7 +222,7 @@ def checked_keys(hints, name, values):
         raise UserError(f"{name} must be an object with keys and values, not {json.dumps(values)}.")
     for key in values:
         if key not in hints:
-            raise UserError(f"Unknown setting {name}{'.' if name else ''}{key}{did_you_mean(key, hints)}.")
+            raise UserError(f"Unknown setting {name}{'.' if name else ''}{key}{did_you_mean(key, hints)}")
     return {key: checked_value(hints[key], f"{name}.{key}" if name else key, value) for key, value in values.items()}
 
 

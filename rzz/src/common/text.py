@@ -69,6 +69,6 @@ def fit_docstring(text, width=80):
 
 
 def did_you_mean(word, known):
-    """'; did you mean …?' with the nearest known word, else the list of what is known."""
+    """The end of a sentence about an unknown word: '; did you mean …?' with the nearest known one, else the list of those."""
     near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}."

@@ -13,6 +13,7 @@ from common.text import format_row
 
 BAR_WIDTH = 20  # columns that stand for 100 %
 QUOTED = str.maketrans({" ": "' '"})
+MAX_WIDTH = 20  # columns of a number on a card
 MAX_ALTERNATIVES = 4  # characters shown after the one that was written
 TABLE_HEADER = ("index", "predicted", "spread", "true", "error", "spacings", "seen")
 ASCII = str.maketrans({"…": "...", "–": "-", "█": "#", **dict.fromkeys("▏▎▍", " "), **dict.fromkeys("▌▋▊▉", "#")})
@@ -23,7 +24,7 @@ def card(record, training_range, truth_note):
     true, smooth, spacing = record["true"], record["smooth_count"], record["mean_spacing"]
     rows = [("predicted", fixed(record["predicted"]), sampling_note(record)), ("true", fixed(true), truth_note)]
     if record["error"] is not None:
-        in_spacings = f"{record['error_in_spacings']:+.3f} mean spacings of {spacing:.4f}"
+        in_spacings = f"{fixed(record['error_in_spacings'], '+', decimals=3)} mean spacings of {spacing:.4f}"
         rows.append(("error", fixed(record["error"], "+"), in_spacings))
     offset = "" if true is None else f"{(smooth - true) / spacing:+.3f} mean spacings from the true zero"
     rows.append(("smooth count", fixed(smooth), offset))
@@ -46,7 +47,7 @@ def sampling_note(record):
         return "from the most probable characters"
     if spread is None:
         return f"{readable or 'none'} of {len(samples)} samples is a number"
-    note = f"mean of {readable} samples, standard deviation {spread:.4f}"
+    note = f"mean of {readable} samples, standard deviation {fixed(spread)}"
     return f"{note}; {unreadable} more are no number" if unreadable else note
 
 
@@ -89,14 +90,18 @@ def column_widths(indexes):
 
 
 def table_row(record, widths):
-    numbers = (fixed(record[name]) for name in ("predicted", "spread", "true"))
-    in_spacings = "–" if record["error_in_spacings"] is None else f"{record['error_in_spacings']:+.3f}"
-    cells = [f"{record['index']:,}", *numbers, fixed(record["error"], "+"), in_spacings, "yes" if record["trained_on"] else "no"]
+    numbers = (fixed(record[name], width=width) for name, width in zip(("predicted", "spread", "true"), widths[1:], strict=False))
+    error, in_spacings = fixed(record["error"], "+", widths[4]), fixed(record["error_in_spacings"], "+", widths[5], decimals=3)
+    cells = [f"{record['index']:,}", *numbers, error, in_spacings, "yes" if record["trained_on"] else "no"]
     return printable(format_row(cells, widths))
 
 
-def fixed(number, sign=""):
-    return "–" if number is None else f"{number:{sign}.4f}"
+def fixed(number, sign="", width=MAX_WIDTH, decimals=4):
+    """A number with its decimals, or as 3e+35 where it would be wider than `width`; '–' for None."""
+    if number is None:
+        return "–"
+    text = f"{number:{sign}.{decimals}f}"
+    return text if len(text) <= width else f"{number:{sign}.0e}"
 
 
 def indented(start, text):

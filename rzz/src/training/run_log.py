@@ -142,7 +142,7 @@ def log_end(run, finished):
     progress, config = run.progress, run.config
     if not finished:
         where = f"at {run.position_text()} and saved" if progress.step else "before the first step; fetched zeros are kept"
-        log.info("Stopped %s. Go on with the same command and --resume.", where)
+        log.warning("Stopped %s. Go on with the same command and --resume.", where)
         return
     dollars = config.runtime.dollars_per_hour * progress.seconds / 3600
     log.info("Training is complete: %s zeros in %s steps and %s, %s zeros/s%s. Next: %s", f"{progress.zeros:,}",
