@@ -87,6 +87,68 @@ def test_a_device_is_chosen_with_a_reason_and_an_absent_one_is_an_error(monkeypa
         choose_device("cuda")
 
 
+INSTALL = "pip install torch==2.9.0 torch_xla[tpu]==2.9.0"
+UNDEFINED = "/lib/_XLAC.so: undefined symbol: _ZN5torch8autograd10deleteNodeEPNS0_4NodeE"
+BROKEN = f"raise ImportError({UNDEFINED!r})"  # what torch_xla 2.9.0 raises beside torch 2.13.0
+WITHOUT_LIBTPU = "class runtime:\n    device_type = staticmethod(lambda: 'CPU')"
+
+
+@pytest.fixture
+def plain_machine(tmp_path, monkeypatch):
+    """A machine with neither GPU nor TPU nor torch_xla; returns a function that plugs in PCI devices and installs a torch_xla."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "PCI", tmp_path / "pci")
+    monkeypatch.setattr(devices, "find_spec", lambda name: (tmp_path / f"{name}.py").exists() or None)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch_xla", raising=False)
+
+    def change(pci, source):
+        for number, (vendor, device) in enumerate(pci):
+            folder = tmp_path / "pci" / f"0000:00:0{number}.0"
+            folder.mkdir(parents=True)
+            (folder / "vendor").write_text(f"{vendor}\n")
+            (folder / "device").write_text(f"{device}\n")
+        if source is not None:
+            (tmp_path / "torch_xla.py").write_text(source)
+
+    yield change
+    sys.modules.pop("torch_xla", None)
+
+
+NETWORK_CARD, TPU_V5E, OTHER_MAKER = ("0x1ae0", "0x0042"), ("0x1ae0", "0x0063"), ("0x8086", "0x0063")
+
+
+@pytest.mark.parametrize("source, says", [
+    (None, f"torch_xla is not installed: {INSTALL}, then"), (BROKEN, f"does not load ({UNDEFINED}): {INSTALL}, then"),
+    (WITHOUT_LIBTPU, f"torch_xla does not find it: {INSTALL}, then"),
+])  # fmt: skip
+def test_a_tpu_is_not_left_unused_without_saying_what_to_type(plain_machine, source, says):
+    plain_machine([NETWORK_CARD, TPU_V5E], source)
+    with pytest.raises(UserError) as error:
+        choose_device("auto")
+    assert says in str(error.value) and str(error.value).endswith("--device cpu.") and "\n" not in str(error.value)
+    assert choose_device("cpu") == (torch.device("cpu"), "asked for")
+
+
+@pytest.mark.parametrize("source, says", [
+    (None, "no GPU or TPU was found"), (WITHOUT_LIBTPU, "no GPU or TPU was found"),
+    (BROKEN, f"no GPU or TPU was found; torch_xla is installed and does not load ({UNDEFINED}): {INSTALL}"),
+])  # fmt: skip
+def test_without_a_tpu_the_cpu_computes_and_a_torch_xla_that_does_not_load_shows_its_error(plain_machine, source, says):
+    plain_machine([NETWORK_CARD, OTHER_MAKER], source)
+    assert choose_device("auto") == (torch.device("cpu"), says)
+
+
+@pytest.mark.parametrize("source, says", [(None, "is not installed"), (BROKEN, UNDEFINED)])
+def test_xla_that_is_asked_for_and_does_not_load_shows_why_and_what_to_type(plain_machine, source, says):
+    plain_machine([], source)
+    with pytest.raises(UserError, match="The device xla was asked for") as error:
+        choose_device("xla")
+    assert says in str(error.value) and INSTALL in str(error.value)
+
+
 @pytest.mark.parametrize("gpu, nccl, expected", [
     (True, True, "cpu:gloo,cuda:nccl"), (False, True, "gloo"), (False, False, "gloo"),
 ])  # fmt: skip

@@ -18,6 +18,7 @@ import resource
 import statistics
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,26 +28,37 @@ from torch.nn import functional as F
 from common.config import UserError
 
 THREADS_S = 1.0  # seconds that are spent on finding out how many threads are best
+PCI = Path("/sys/bus/pci/devices")
+TPU_IDS = ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")  # v2 and v3, v4, v5p, v5e, v6e, 7x: PCI devices of Google's
+XLA_PACKAGES = "pip install torch==2.9.0 torch_xla[tpu]==2.9.0"  # the last torch_xla that there is, and the torch it is made for
+NO_XLA = f"torch_xla is not installed: {XLA_PACKAGES}"
 
 
 def choose_device(name="auto"):
     """Return (torch.device, why it was chosen) for a value of runtime.device.
 
     "auto" takes CUDA, then a TPU through torch_xla, then Apple's GPU, then the CPU. Raises UserError if a device
-    that was asked for by name is not there.
+    that was asked for by name is not there, or if "auto" would leave a TPU unused.
     """
     available = {
         "cuda": torch.cuda.is_available,
-        "xla": lambda: torch_xla() is not None and (name == "xla" or torch_xla().runtime.device_type() == "TPU"),
+        "xla": lambda: xla_failure() is None and (name == "xla" or torch_xla().runtime.device_type() == "TPU"),
         "mps": torch.backends.mps.is_available,
         "cpu": lambda: True,
     }
-    if name == "auto":
-        kind = next(kind for kind, is_available in available.items() if is_available())
-        return make_device(kind), "no GPU or TPU was found" if kind == "cpu" else "the fastest one found"
-    if not available[name]():
-        raise UserError(f"The device {name} was asked for but is not there; use --device auto or one of the others.")
-    return make_device(name), "asked for"
+    if name != "auto":
+        if not available[name]():
+            why = f" ({xla_failure()})" if name == "xla" else ""
+            raise UserError(f"The device {name} was asked for but is not there{why}; use --device auto or one of the others.")
+        return make_device(name), "asked for"
+    kind = next(kind for kind, is_available in available.items() if is_available())
+    if kind != "cpu":
+        return make_device(kind), "the fastest one found"
+    failure = xla_failure()
+    if has_tpu():
+        why = failure or f"torch_xla does not find it: {XLA_PACKAGES}"
+        raise UserError(f"This machine has a TPU, but {why}, then run this again; or do without the TPU: --device cpu.")
+    return make_device("cpu"), "no GPU or TPU was found" if failure in (None, NO_XLA) else f"no GPU or TPU was found; {failure}"
 
 
 def make_device(kind):
@@ -93,12 +105,27 @@ def compile_failure(device):
 
 
 def torch_xla():
-    """The torch_xla module, or None if it is not installed. Nothing else in the program imports it."""
-    try:
-        import torch_xla
-    except ImportError:
-        return None
+    """The torch_xla module. Nothing else in the program imports it."""
+    import torch_xla
+
     return torch_xla
+
+
+def xla_failure():
+    """Return None if torch_xla loads, else why not, also the error of its own that importing it raises, and what to type."""
+    if find_spec("torch_xla") is None:
+        return NO_XLA
+    try:
+        torch_xla()
+    except Exception as error:  # an ImportError if it was made for another torch; it also looks for devices
+        return f"torch_xla is installed and does not load ({' '.join(str(error).split())[:200]}): {XLA_PACKAGES}"
+    return None
+
+
+def has_tpu():
+    """Whether a TPU is plugged into this machine, whatever is installed. Linux lists what is, by maker and kind, in PCI."""
+    chips = [path.parent for path in PCI.glob("*/vendor") if path.read_text().strip() == "0x1ae0"]  # Google's, network cards too
+    return any((chip / "device").read_text().strip() in TPU_IDS for chip in chips)
 
 
 def distributed_backend():
