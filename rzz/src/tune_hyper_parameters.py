@@ -11,7 +11,8 @@ epoch and scored by the cross entropy on the last tenth; then the best go on to 
 2016). Those of the last rung are trained again with other seeds, which tells how much of a score is chance. The learning
 rate is constant after its warm-up, which makes the curve up to an epoch the same whatever comes after it, so that all
 numbers of epochs are read off one training. logs/tuning.jsonl has a line for each finished rung of each trial, and what is
-there is not trained again. tuning/choice.py says which trial is written.
+there is not trained again. The states of trials that may go on lie in tuning.state_folder until the end; those that are lost,
+with a machine's disk, are trained again when their trials go on. tuning/choice.py says which trial is written.
 """
 
 import dataclasses
@@ -54,7 +55,7 @@ def main(argv=None):
         return None
 
     start_logging(config.log_folder, args.quiet)
-    require_writable(config.folder, state_folder(config))
+    require_writable(config.folder, config.checkpoint_folder, state_folder(config))
     log.info("%s", text)
     with exclusive_lock(config.checkpoint_folder / ".lock", "which tunes") as holder:
         if holder:

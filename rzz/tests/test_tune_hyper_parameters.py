@@ -5,8 +5,11 @@ import json
 import math
 import os
 import random
+import shutil
+from pathlib import Path
 
 import pytest
+from conftest import write_config
 from searches import GRID, SEARCH, rung_lines, tune, with_grid
 
 import tune_hyper_parameters
@@ -53,6 +56,36 @@ def test_an_interrupted_search_goes_on_to_the_same_lines_and_the_same_winner(who
     assert finished + len(in_process) == len(whole_search[1])  # nothing was trained twice
     assert rung_lines(search_folder) == rung_lines(whole_search[0])
     assert (search_folder / "config.json").read_text() == (whole_search[0] / "config.json").read_text()
+
+
+def test_states_may_lie_on_a_disk_that_is_lost_and_the_search_goes_on(whole_search, search_folder, in_process, tmp_path):
+    """As in Colab, whose disk goes with the runtime, while the run folder is on Drive."""
+    local = tmp_path / "disk"
+    states = ("--set", f"tuning.state_folder={local}")
+    in_process.limit = len([job for job in whole_search[1] if job.last_epoch == 1]) + 1  # one has gone on to the second rung
+    assert tune(search_folder, *states) == 130
+    assert len(list(local.glob("*/*.pt"))) > 1 and not list(search_folder.glob("checkpoints/**/*.pt"))
+    finished = rung_lines(search_folder)
+    shutil.rmtree(local)
+    in_process.limit = math.inf
+    assert tune(search_folder, *states) == 0
+    lines = rung_lines(search_folder)
+    assert all(line in lines for line in finished)
+    for line, expected in zip(lines, rung_lines(whole_search[0]), strict=True):
+        assert (line["point"], line["epochs"]) == (expected["point"], expected["epochs"])
+        assert line["nats_per_zero"] == pytest.approx(expected["nats_per_zero"], rel=1e-4)  # in other stacks sums round otherwise
+    assert (search_folder / "config.json").read_text() == (whole_search[0] / "config.json").read_text()
+    assert list(local.iterdir()) == []
+
+
+def test_what_else_lies_in_the_folder_for_states_is_left_alone(search_folder, tmp_path, in_process):
+    others = load_config(write_config(tmp_path / "other", SEARCH), ["tuning.state_folder=~/states"])
+    config = load_config(search_folder / "config.json", ["tuning.state_folder=../states"])
+    assert state_folder(others).parent == Path.home() / "states" and state_folder(others).name != state_folder(config).name
+    (tmp_path / "states").mkdir()
+    (tmp_path / "states" / "mine.pt").touch()
+    assert tune(search_folder, "--set", "tuning.state_folder=../states") == 0
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["mine.pt"]
 
 
 def test_the_trials_of_the_last_rung_are_trained_again_with_other_seeds_and_only_once(searched_folder, in_process):

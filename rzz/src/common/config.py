@@ -114,6 +114,7 @@ class TuningConfig:
     rungs: list[int] = setting(lambda: [1, 2, 4, 8, 16])  # epochs after which the best trials go on
     seeds: int = setting(3, low=1, high=1000)  # of the trials that are trained to the end: how much of a score is chance
     keep: float = setting(0.25, above=0, high=1)  # share of them that goes on, of the trials of each batch size
+    state_folder: str = ""  # folder on a local disk for the states of trials while the search goes on; "" is checkpoints/tuning
     workers: int | None = setting(None, low=1, high=1024)  # trials, or stacks of them, trained at a time; null: one a fast core
     host: HardwareProfile = setting(HardwareProfile)
     grid: dict[str, list] = setting(lambda: {

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import multiprocessing
+import os
 import time
 import traceback
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -88,7 +89,11 @@ def state_file(config, trial, epochs):
 
 
 def state_folder(config):
-    return config.checkpoint_folder / "tuning"
+    """The folder of these files, which holds nothing else: in tuning.state_folder one that no other run folder's search has."""
+    if not config.tuning.state_folder:
+        return config.checkpoint_folder / "tuning"
+    run = hashlib.sha256(str(config.folder).encode()).hexdigest()[:16]
+    return config.folder / os.path.expanduser(config.tuning.state_folder) / f"rzz_tuning_{run}"
 
 
 def job_seconds(config, job, device):
