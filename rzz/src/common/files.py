@@ -181,7 +181,7 @@ def read_json(path, shape):
 def read_bytes(path):
     """Return the content of a file. Raises OSError, with its name also if it was opened and a read fails."""
     try:
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         error.filename = str(path)
         raise

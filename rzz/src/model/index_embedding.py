@@ -48,7 +48,7 @@ from model.waves import (
     prime_powers,
     primes_up_to,
 )
-from zeta.riemann_siegel import smooth_zeros
+from zeta.riemann_siegel import smooth_zeros, theta
 
 FIXED = 10**6  # γ̄ and values so far are int64 in millionths
 POWERS = 10 ** np.arange(19, dtype=np.int64)
@@ -58,6 +58,7 @@ CLIP_SPACINGS = 8.0  # distances in mean spacings are clipped here; the digit an
 MAX_OFFSET = 2.0  # mean spacings from γ̄ within which a zero is looked for
 DISTANCES = 4  # per column, see residual_features
 NO_SLOT = DECIMALS + 2  # of a column after which no digit of the value comes; 0 before the units, then one for each digit
+NUMBERS_MARGIN = 1.6  # of max_number over √(t/2π): the largest whole numbers of the main sum begin to count before it ends
 MAX_WRITTEN_OFFSET = 12.0  # what is written minus γ̄ is clipped here: the characters so far may be wrong
 
 
@@ -288,6 +289,12 @@ def describe_embedding(settings, kind=None):
 def numbers_in_main_sum(index):
     """Return √(t/2π) at the height of a zero: how many whole numbers the main sum of the Riemann-Siegel formula has there."""
     return math.sqrt(smooth_zeros(index) / (2 * math.pi))
+
+
+def last_zero_of_numbers(max_number):
+    """Return the index of the last zero t at which `max_number` is NUMBERS_MARGIN √(t/2π) or more; 0 if there is none."""
+    height = 2 * math.pi * (max_number / NUMBERS_MARGIN) ** 2
+    return max(0, math.floor(theta(height) / math.pi + 1)) if height > 7 else 0  # θ(t)/π + 1 is the smooth count; no zero below 14
 
 
 def position_from_colon(tokens, start=0):

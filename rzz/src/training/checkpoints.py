@@ -179,7 +179,7 @@ def read_torch_file(path, shape):
 
 
 def load_checkpoint(path):
-    """Return the checkpoint in `path` with all tensors on the CPU, and the checksum of the file as its "checksum".
+    """Return the checkpoint in `path`, also a string, with all tensors on the CPU, and the file's checksum as its "checksum".
 
     Raises DamagedError, and UserError, naming the file, if it cannot be read, has a newer format or another vocabulary.
     """

@@ -23,7 +23,7 @@ from common.processes import barrier, rank, world_size, wrap_ddp
 from common.signals import interruptible
 from data_utils import fetch_ahead, interval, require_zeros, some_zeros, training_zeros, validation_zeros
 from model.batches import index_noise, iterate_batches
-from model.index_embedding import Boundaries, numbers_in_main_sum, parts_of
+from model.index_embedding import NUMBERS_MARGIN, Boundaries, numbers_in_main_sum, parts_of
 from model.network import build_model, cross_entropy, logits_of
 from training.checkpoints import checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
 from training.model_card import NAME as MODEL_CARD
@@ -219,7 +219,7 @@ def warn_of_few_numbers(config):
     needed = numbers_in_main_sum(last)
     if Boundaries in parts_of(config.model.index_embedding) and config.model.max_number < needed:
         log.warning("model.max_number = %d is less than √(t/2π) = %.0f at zero %d: the last zeros will be less exact than with %d.",
-                    config.model.max_number, needed, last, math.ceil(1.6 * needed))  # fmt: skip
+                    config.model.max_number, needed, last, math.ceil(NUMBERS_MARGIN * needed))  # fmt: skip
 
 
 def archive_run(config):
