@@ -23,7 +23,7 @@ from training.checkpoints import exported, latest_checkpoint, source_text, train
 
 NAME = "model_card.md"
 EXPORTED, EXPORTED_CARD = "model.pt", "README.md"
-LICENSE = "unknown"  # as the hubs abbreviate licenses; the project has none yet
+LICENSE = "mit"  # as the hubs abbreviate that of rzz/LICENSE
 METADATA = """\
 ---
 license: {license}
