@@ -157,7 +157,7 @@ def test_the_curves_of_the_finalists_are_the_means_of_their_seeds():
     repeated = [[trial(0.1, 16, [4.0, 3.0]), trial(0.1, 16, [6.0, 3.5])], [trial(0.1, 32, [7.0, 5.0])]]
     figure = epochs_figure(repeated)
     assert epochs_figure([lines[:1] for lines in repeated]).caption == "The trials that were trained to the end."
-    assert curves(figure) == {"batch_size 16": ([1, 2], [5.0, 3.25]), "batch_size 32": ([1, 2], [7.0, 5.0])}
+    assert curves(figure) == {"16": ([1, 2], [5.0, 3.25]), "32": ([1, 2], [7.0, 5.0])}
     assert "mean of 2 seeds" in figure.caption and f"differ by {math.sqrt(0.125):.3f}" in figure.caption
 
 

@@ -3,6 +3,7 @@
     body = [*comparison_section({"runs/a": run_a, "runs/b": run_b})]            # each a RunLogs
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def names_of(folders):
 
 def comparison_section(runs):
     """Yield the results of {name: run} as a table, curves of the trainings, and the settings in which they differ."""
-    yield table(["run", "parameters", "steps", "nats per zero", "test zeros", "MSE", "±", "MSE, mean",
+    yield table(["run", "parameters", "steps", "nats per zero", "tested from", "MSE", "±", "MSE, mean",
                  "× smooth count", "× explicit formula", "readable"],
                 [[name, *result_cells(run)] for name, run in runs.items()])  # fmt: skip
     yield paragraph("MSE: of sampled predictions, with its standard deviation over the samplings, and of their mean. ×: the first "
@@ -34,7 +35,7 @@ def comparison_section(runs):
     yield figure_grid(comparison_figures(runs))
     trained = {name: flat_settings(run) for name, run in runs.items() if of_kind(run.training, "round")}
     keys = dict.fromkeys(key for settings in trained.values() for key in settings)
-    rows = [[key, *(str(settings.get(key, "–")) for settings in trained.values())] for key in keys]
+    rows = [[key, *(json.dumps(settings.get(key)) for settings in trained.values())] for key in keys]
     if differing := [row for row in rows if len(set(row[1:])) > 1]:
         yield heading("Settings that differ")
         yield table(["", *trained], differing)
@@ -55,7 +56,7 @@ def result_cells(run):
     measured = run.evaluation
     multiples = [measured["mse"] and measured["mse"] / baseline["mse"] if baseline else None
                  for baseline in map(measured["baselines"].get, ("smooth count", "explicit formula"))]  # fmt: skip
-    return [*cells, f"{measured['first_index']:,} … {measured['last_index']:,}", format_number(measured["mse"]),
+    return [*cells, f"{measured['first_index']:,}", format_number(measured["mse"]),
             short_number(measured["mse_spread"]), format_number(measured["mse_of_mean_prediction"]), *map(short_number, multiples),
             f"{measured['readable']:.4f}"]  # fmt: skip
 

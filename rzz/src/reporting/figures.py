@@ -372,12 +372,12 @@ def epochs_figure(repeated):
     differing = [axis for axis in points[0] if len({point[axis] for point in points}) > 1]
     for lines, point, style in zip(repeated, points, itertools.cycle(RUN_LINES)):
         curves = np.array([line["nats_per_zero"] for line in lines], float)
-        epochs, label = np.arange(1, curves.shape[1] + 1), ", ".join(f"{axis} {point[axis]}" for axis in differing)
+        epochs, label = np.arange(1, curves.shape[1] + 1), " / ".join(str(point[axis]) for axis in differing)
         axes.fill_between(epochs, curves.min(0), curves.max(0), color=MODEL_LIGHT, alpha=0.5, linewidth=0)
         axes.plot(epochs, curves.mean(0), style, color=MODEL, label=label)
     axes.set(xlabel="epochs", ylabel="nats per zero", xlim=(1, None))
     if differing:
-        legend_above(drawing)
+        axes.legend(title=" / ".join(differing), fontsize="x-small", title_fontsize="x-small")
     noise = deviation_between_seeds(repeated, -1)
     seeds = max(map(len, repeated))
     caption = "The trials that were trained to the end"
