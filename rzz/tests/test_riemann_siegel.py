@@ -30,11 +30,15 @@ def test_smooth_zeros_solve_the_smooth_count():
             assert abs(error) < 1e-10 + 4e-16 * zero
 
 
-@pytest.mark.parametrize("n", [-1, 0, 1, 126, 10**4, 13_999_525])
+@pytest.mark.parametrize("n", [-1, 0, 1, 126, 10**4, 13_999_525, 10**10])
 def test_gram_points_are_those_of_mpmath(n):
     with mpmath.workdps(30):
         exact = mpmath.grampoint(n)
-        assert abs(rs.gram_point(n) - exact) < 1e-10 + 4e-16 * exact
+        g = float(rs.gram_point(n))
+        assert abs(g - exact) < 1e-10 + 4e-16 * exact
+        start = max(int(g) - 16_000, 0)
+        offset = rs.gram_offsets(start, np.array([n]), np.array([g - start]))[0]
+        assert abs(start + mpmath.mpf(float(offset)) - exact) < 2e-12
 
 
 def test_whole_turns_are_taken_off_without_loss():
@@ -49,7 +53,7 @@ def test_whole_turns_are_taken_off_without_loss():
 
 
 def test_Z_is_within_its_error_bound():
-    t = np.exp(np.random.default_rng(1).uniform(np.log(6), np.log(1e7), 120))
+    t = np.exp(np.random.default_rng(1).uniform(np.log(6), np.log(2**32), 150))
     errors = np.abs(rs.Z(t) - [siegelz(x) for x in t])
     assert np.all(errors < rs.error_bound(t))
 
@@ -67,7 +71,9 @@ def test_the_offset_of_Z_reaches_heights_between_those_of_float64():
     assert np.all(np.abs(rs.Z(t, offset) - exact) < 1e-11)
 
 
-@pytest.mark.parametrize(("low", "high"), [(8.0, 1100.0), (1000.0, 6000.0), (60_000.0, 60_500.0), (9.4e6, 9.401e6)])
+@pytest.mark.parametrize(("low", "high"), [
+    (8.0, 1100.0), (1000.0, 6000.0), (60_000.0, 60_500.0), (9.4e6, 9.401e6), (3.2e9, 3.2e9 + 300),
+])
 def test_a_grid_holds_the_values_of_Z(low, high):
     start, step, values = rs.Z_grid(low, high, 4)
     offsets = (np.arange(len(values)) + 0.5) * step

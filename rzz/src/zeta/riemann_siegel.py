@@ -12,8 +12,8 @@ on it is computed with the Riemann-Siegel formula (Edwards, Riemann's Zeta Funct
 
 tau = sqrt(t / 2 pi), m its integer part and p its fraction; below, it is Euler-Maclaurin summation of zeta.
 
-A phase t log n has up to 10^8 radians, of which float64 keeps eight digits after the point. So a height is always a
-whole number plus an offset, and the whole number's phase is taken modulo a turn in 64-bit integers, without loss.
+A phase t log n has up to 10^11 radians, of which float64 keeps five digits after the point. So a height is always a
+whole number below 2^32 plus an offset, and the whole number's phase is taken modulo a turn in 64-bit integers, without loss.
 """
 
 from functools import cache, lru_cache
@@ -24,7 +24,8 @@ import numpy as np
 RIEMANN_SIEGEL_START = 1000.0  # Gabcke's bound for the truncated formula is 1e-10 here, and Euler-Maclaurin becomes expensive
 _BERNOULLI = [float(mpmath.bernoulli(2 * k)) for k in range(1, 21)]
 _THETA_SERIES = [(1 - 2.0 ** (1 - 2 * k)) * abs(b) / (4 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI[:10], 1)]
-_BLOCK_ROWS, _BLOCK_POINTS = 4, 32  # of the matrix products in _product
+_BLOCK, _BLOCK_TERMS = 32, 128  # rows or columns, and terms, of the matrix products in _product
+_REMAINDER_TERMS = 48  # powers of y that count where |y| < 0.56: the next are below 1e-18
 _POINTS_AT_ONCE = 1 << 20  # terms of the main sum held in memory together: 16 MB of float64 pairs
 
 
@@ -105,10 +106,11 @@ def _theta_frequency(reference):
 
 
 def _theta_turns(whole, offset):
-    """theta(whole + offset) / 2 pi up to whole turns, for int64 and float64 arrays of one length, whole >= 100.
+    """theta(whole + offset) / 2 pi up to whole turns, for int64 and float64 arrays of one length, heights from 9.6 to 2^32.
 
     About a whole number r, t/2 log(t / 2 pi e) = t/2 log(r / 2 pi e) + t/2 log(1 + (t - r) / r): the first part has one
-    frequency, exact on whole numbers, and the second stays below |t - r|, so its rounding error is below 1e-13.
+    frequency, exact on whole numbers, and the second stays below |t - r|, so its rounding error is below 1e-13. What the series
+    leaves out, arctan(exp(-pi t))/2, is below 4e-14.
     """
     turns = np.empty(len(whole))
     block = whole >> 9
@@ -120,6 +122,18 @@ def _theta_turns(whole, offset):
         rest = t / 2 * np.log1p(((whole[here] - reference) + offset[here]) / reference) - np.pi / 8 + _theta_tail(t)
         turns[here] = _turns(whole[here].astype(np.uint64), high, low) + frequency * offset[here] + rest / (2 * np.pi)
     return turns
+
+
+def gram_offsets(start, n, offsets):
+    """Return g_n - start for a whole number `start` and arrays of Gram indexes n and of approximations like gram_point(n) - start.
+
+    One step of Newton's method with theta taken up to whole turns. Offsets below 16,384 are then right to 2e-12: half of it is
+    their spacing in float64, and theta's 1e-13 is less, over its slope. Of gram_point's numbers the spacing is 5e-7 at 2^32.
+    """
+    whole = np.floor(offsets)
+    turns = _theta_turns(start + whole.astype(np.int64), offsets - whole) - n % 2 / 2
+    slopes = np.log((start + offsets) / (2 * np.pi)) / (4 * np.pi)
+    return offsets - (turns - np.rint(turns)) / slopes
 
 
 @lru_cache(maxsize=1)
@@ -152,14 +166,14 @@ def _remainder_series():
         )
         columns = [[sum(terms) for terms in zip(*([factor * c for c in derivative(order)]
                     for order, factor in combination.items()), strict=True)] for combination in combinations]
-    return np.array([[float(c) for c in column] for column in columns]).T
+    return np.array([[float(c) for c in column[:_REMAINDER_TERMS]] for column in columns]).T
 
 
 def _remainder(t, m):
     """Z(t) minus the main sum with m terms, for arrays that broadcast; p = tau - m may lie a little outside [0, 1]."""
     tau = np.sqrt(t / (2 * np.pi))
-    c = np.polynomial.polynomial.polyval(tau - m - 0.5, _remainder_series())  # (5, ...)
-    total = np.polynomial.polynomial.polyval(1 / tau, c, tensor=False)
+    c = np.polynomial.polynomial.polyvander(tau - m - 0.5, _REMAINDER_TERMS - 1) @ _remainder_series()  # (..., 5)
+    total = np.polynomial.polynomial.polyval(1 / tau, np.moveaxis(c, -1, 0), tensor=False)
     return np.where(m % 2 == 1, 1.0, -1.0) * total / np.sqrt(tau)
 
 
@@ -215,7 +229,7 @@ def Z(t, offset=0.0):
 
 
 def error_bound(t):
-    """A bound on |error| of Z at t.
+    """A bound on |error| of Z at t <= 2^32.
 
     Twice Gabcke's 0.017 t^(-11/4) for the truncated expansion, and for float64 a relative 2e-13 of 4 m^(1/2), the sum
     of the terms' sizes: the phases are right to 1e-13, see _theta_turns.
@@ -229,13 +243,15 @@ def error_bound(t):
 def _grid_row(height, points, terms):
     """What all rows of a grid share, for offsets v from a row's centre (a whole number).
 
-    Returns v (points,), the waves n^(-1/2) cos(v log n) and below them n^(-1/2) sin(v log n) in blocks of columns (points /
-    _BLOCK_POINTS, 2 terms, _BLOCK_POINTS), Chebyshev nodes within the row, and the matrix (nodes, points) that interpolates.
+    Returns v (points,), of which -v are the same numbers; the waves n^(-1/2) cos(v log n), and to the right of them n^(-1/2)
+    sin(v log n), both for v > 0 only, as blocks of a matrix (terms, points), see _product; Chebyshev nodes within the row; and the
+    matrix (nodes, points) that interpolates.
     """
     v = (np.arange(points) + 0.5) * (height / points) - height / 2
-    n = np.arange(1, terms + 1)[:, None]
-    waves = np.concatenate([np.cos(np.log(n) * v) * n**-0.5, np.sin(np.log(n) * v) * n**-0.5])
-    waves = np.ascontiguousarray(waves.reshape(2 * terms, -1, _BLOCK_POINTS).transpose(1, 0, 2))
+    n = np.arange(1, terms + 1).reshape(-1, 1, _BLOCK_TERMS, 1)
+    phases = np.log(n) * v[points // 2:].reshape(-1, 1, _BLOCK)
+    waves = np.concatenate([np.cos(phases), np.sin(phases)], axis=1)
+    waves *= n**-0.5
     nodes = np.cos(np.pi * (np.arange(10) + 0.5) / 10)
     chebyshev = np.polynomial.chebyshev.chebvander
     return v, waves, nodes * height / 2, np.linalg.solve(chebyshev(nodes, 9).T, chebyshev(v * 2 / height, 9).T)
@@ -252,16 +268,16 @@ def Z_grid(low, high, oversampling):
     # A row has the m of its centre, so it must be short compared with the stretch over which m is constant, 4 pi m.
     smallest_m = int(np.sqrt(max(low, RIEMANN_SIEGEL_START) / (2 * np.pi)))
     height = min(64, 1 << (smallest_m.bit_length() - 1))
-    # A multiple of _BLOCK_POINTS also lets many grids share a cached _grid_row. The 4000 makes steps of 1/8 or less at the
+    # A multiple of 2 _BLOCK also lets many grids share a cached _grid_row. The 4000 makes steps of 1/8 or less at the
     # low end, so that interpolation at the first Gram point, 9.67, does not reach below 8.
     points = oversampling * height * np.log(max(high, 4000.0) / (2 * np.pi)) / (2 * np.pi)
-    points = int(np.ceil(points / _BLOCK_POINTS)) * _BLOCK_POINTS
+    points = int(np.ceil(points / (2 * _BLOCK))) * 2 * _BLOCK
     start = int(low // height) * height
     centres = np.arange(start + height // 2, int(high) + height, height, dtype=np.int64)
     values = np.empty((len(centres), points))
     below = int(np.searchsorted(centres, RIEMANN_SIEGEL_START + height))
     if below:
-        values[:below] = Z(centres[:below, None] + _grid_row(height, points, 1)[0])
+        values[:below] = Z(centres[:below, None] + _grid_row(height, points, _BLOCK_TERMS)[0])
     if below < len(centres):
         values[below:] = _Z_rows(centres[below:], height, points)
     return start, height / points, values.ravel()
@@ -271,14 +287,16 @@ def _Z_rows(centres, height, points):
     """Z on rows of `points` points over `height` about whole numbers `centres`: float64 (rows, points)."""
     t = centres.astype(np.float64)
     m = np.sqrt(t / (2 * np.pi)).astype(np.int64)
-    terms = -(-int(m[-1]) // 64) * 64
+    terms = -(-int(m[-1]) // _BLOCK_TERMS) * _BLOCK_TERMS
     v, waves, nodes, interpolation = _grid_row(height, points, terms)
     angles = 2 * np.pi * _log_turns(centres, terms)
-    used = np.arange(1, terms + 1) <= m[:, None]
-    cosines, sines = np.cos(angles) * used, np.sin(angles) * used
-    # (cosine, sine) of t log n from those of centre log n and v log n, by the addition theorems
-    cosine_sums = _product(np.concatenate([cosines, -sines], axis=1), waves)
-    sine_sums = _product(np.concatenate([sines, cosines], axis=1), waves)
+    sides = np.stack([np.cos(angles), np.sin(angles)])  # (2, rows, terms)
+    sides[:, :, m[0]:] *= np.arange(m[0] + 1, terms + 1) <= m[:, None]
+    # (cosine, sine) of t log n from those of centre log n and v log n, by the addition theorems; for v and -v together
+    products = _product(sides.reshape(-1, terms), waves).reshape(2, len(centres), 2, points // 2)
+    (cos_cos, cos_sin), (sin_cos, sin_sin) = products.transpose(0, 2, 1, 3)
+    cosine_sums = np.concatenate([(cos_cos + sin_sin)[:, ::-1], cos_cos - sin_sin], axis=1)
+    sine_sums = np.concatenate([(sin_cos - cos_sin)[:, ::-1], sin_cos + cos_sin], axis=1)
     # theta(centre + v), up to whole turns, by the Taylor series of t/2 log(t / 2 pi e) + 1 / 48t in v up to v^6; the next term of
     # theta changes by less than 1e-13 along a row
     taylor = [2 * np.pi * _theta_turns(centres, np.zeros(len(t))), np.log(t / (2 * np.pi)) / 2 - 1 / (48 * t**2)]
@@ -288,14 +306,16 @@ def _Z_rows(centres, height, points):
     return 2 * (np.cos(phases) * cosine_sums + np.sin(phases) * sine_sums) + remainder
 
 
-def _product(rows, column_blocks):
-    """The matrix product of rows (r, k) with a matrix (k, c) that is given in blocks of columns: float64 (r, c).
+def _product(rows, blocks):
+    """The product of matrices (r, k) and (k, c), float64 (r, c).
 
-    The blocks are so small that OpenBLAS starts no threads. Its threads spin between calls: with another program on the
-    second core, the zeros took four times as long. On one core the blocks cost nothing.
+    The second is given as blocks (k / _BLOCK_TERMS, c / _BLOCK, _BLOCK_TERMS, _BLOCK), so small that OpenBLAS starts no threads: it
+    does from 2^18 multiplications on. Its threads spin between calls: with another program on the second core, the zeros took four
+    times as long. On one core the blocks cost nothing.
     """
-    padded = -(-len(rows) // _BLOCK_ROWS) * _BLOCK_ROWS
-    blocks = np.zeros((padded, rows.shape[1]))
-    blocks[:len(rows)] = rows
-    products = np.matmul(blocks.reshape(-1, 1, _BLOCK_ROWS, rows.shape[1]), column_blocks)
-    return products.transpose(0, 2, 1, 3).reshape(padded, -1)[:len(rows)]
+    padded = np.zeros((-(-len(rows) // _BLOCK), 1, _BLOCK, rows.shape[1]))
+    padded.reshape(-1, rows.shape[1])[:len(rows)] = rows
+    products = np.zeros((len(padded), blocks.shape[1], _BLOCK, _BLOCK))
+    for k, terms in enumerate(blocks):
+        products += padded[..., k * _BLOCK_TERMS:(k + 1) * _BLOCK_TERMS] @ terms
+    return products.transpose(0, 2, 1, 3).reshape(len(padded) * _BLOCK, -1)[:len(rows)]

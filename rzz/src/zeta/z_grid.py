@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.polynomial.polynomial import polyval
 
 from zeta.riemann_siegel import Z_grid, error_bound
 
@@ -21,6 +22,7 @@ _TAPS = 9  # points on either side of a cell that interpolation uses
 _DEGREE = 11  # of the polynomial for a cell
 _INTERPOLATION_ERROR = 4e-13  # relative to the sum of the sizes of Z's terms; test_z_grid.py holds it to this
 _CELLS_AT_ONCE = 1024  # in a matrix product, few enough that the BLAS starts no threads
+_LAST_STEP = 1e-9  # of Newton's method, in cells; the next one would be of the size of its square
 _PARTS = 16  # subintervals of a cell in which close pairs of zeros are searched
 
 
@@ -39,20 +41,26 @@ def _cell_matrix():
 
 def _horner(coefficients, x):
     """Values and derivatives at x of polynomials: coefficients (powers, ...), x (...), broadcast."""
-    value, slope = coefficients[-1], np.zeros(1)
-    for c in coefficients[-2::-1]:
-        slope = slope * x + value
-        value = value * x + c
+    value = np.array(np.broadcast_arrays(coefficients[-1], x)[0])
+    slope = np.zeros_like(value)
+    for c in coefficients[-2::-1]:  # in place, which halves the time
+        slope *= x
+        slope += value
+        value *= x
+        value += c
     return value, slope
 
 
 def _roots(coefficients, left, right):
-    """The root of each polynomial (powers, n) between left and right, at which its signs differ: bracketed Newton."""
+    """Return (x, slopes): the root of each polynomial (powers, n) between left and right, at which its signs differ, and its slope.
+
+    By bracketed Newton steps from the secant's root on.
+    """
     left, right = left.copy(), right.copy()
-    low, high = _horner(coefficients, left)[0], _horner(coefficients, right)[0]
+    low, high = polyval(left, coefficients, tensor=False), polyval(right, coefficients, tensor=False)
     rising = low < high
-    x = left - low * (right - left) / (high - low)
-    active = np.arange(len(x))
+    x, slopes = left - low * (right - left) / (high - low), np.empty(len(left))
+    active = slice(None)
     for _ in range(100):
         value, slope = _horner(coefficients[:, active], x[active])
         below = (value < 0) == rising[active]
@@ -62,12 +70,12 @@ def _roots(coefficients, left, right):
             newton = x[active] - value / slope
         inside = (newton >= left[active]) & (newton <= right[active])
         following = np.where(inside, newton, (left[active] + right[active]) / 2)
-        moved = np.abs(following - x[active]) > 1e-12
-        x[active] = following
-        active = active[moved]
+        moved = np.abs(following - x[active]) > _LAST_STEP
+        x[active], slopes[active] = following, slope
+        active = np.arange(len(x))[active][moved]
         if not len(active):
             break
-    return x
+    return x, slopes
 
 
 @dataclass
@@ -90,7 +98,7 @@ class ZGrid:
     def Z(self, offsets):
         """Return Z at `offsets`, interpolated: float64 of their shape."""
         cells = self._cell(offsets)
-        return _horner(self._polynomials(cells), offsets / self.step - (cells + 1))[0]
+        return polyval(offsets / self.step - (cells + 1), self._polynomials(cells), tensor=False)
 
     def error_bound(self, offsets):
         """Return a bound on the |error| of Z(offsets)."""
@@ -117,8 +125,8 @@ class ZGrid:
         falling = values * slopes_at_edges < 0  # |Z| falls
         cell, part = np.nonzero(falling[:, :-1] & ~falling[:, 1:] & (values[:, :-1] * values[:, 1:] > 0))
         derivatives = polynomials[1:, cell, 0] * np.arange(1, _DEGREE + 1)[:, None]
-        bottoms = _roots(derivatives, edges[cell, part], edges[cell, part + 1])
-        crossed = _horner(polynomials[:, cell, 0], bottoms)[0] * values[cell, part] < 0
+        bottoms, _ = _roots(derivatives, edges[cell, part], edges[cell, part + 1])
+        crossed = polyval(bottoms, polynomials[:, cell, 0], tensor=False) * values[cell, part] < 0
         cell, part, bottoms = cell[crossed], part[crossed], bottoms[crossed]
         single, single_part = np.nonzero((values[:, :-1] < 0) != (values[:, 1:] < 0))
         found, found_slopes = self._zeros_between(
@@ -143,6 +151,5 @@ class ZGrid:
         return coefficients
 
     def _zeros_between(self, cells, left, right):
-        polynomials = self._polynomials(cells)
-        x = _roots(polynomials, left, right)
-        return (cells + 1 + x) * self.step, _horner(polynomials, x)[1] / self.step
+        x, slopes = _roots(self._polynomials(cells), left, right)
+        return (cells + 1 + x) * self.step, slopes / self.step
