@@ -47,7 +47,7 @@ from tuning.workers import as_completed, schedule_jobs, tuning_device, worker_co
 from zero_values import load_zeros_db
 from zeta import zeros as zeta_zeros
 
-HEIGHTS = (1, 1_000_000, 10_000_000)  # first indexes
+HEIGHTS = (1, 1_000_000, 10_000_000, 1_000_000_000)  # first indexes
 MPMATH_SAMPLE = 3  # zeros: 0.4 to 0.8 s each
 FLINT_SAMPLE = 20  # zeros: 5 to 10 ms each
 EQUAL_STEPS, EQUAL_BATCH = 50, 8  # steps and zeros of the training whose losses are compared
@@ -109,7 +109,7 @@ def print_rates(title, unit, rates):
 
 def benchmark_zeros(_, count):
     print(f"zeros a second of CPU time: rzz over {count:,} zeros, the others over {MPMATH_SAMPLE} and {FLINT_SAMPLE}")
-    header = ["from index", "int64 blocks", "(i, mpf) pairs", "mpmath.zetazero", "acb.zeta_zeros", "largest difference"]
+    header = ["from index", "blocks of ints", "(i, mpf) pairs", "mpmath.zetazero", "acb.zeta_zeros", "largest difference"]
     widths = [max(12, len(name)) for name in header]
     print(format_row(header, widths), flush=True)
     figures = {}

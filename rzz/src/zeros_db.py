@@ -14,6 +14,7 @@ They are read from David Platt's tables if use_platt_tables has named their fold
 """
 
 import argparse
+import math
 import sys
 from itertools import chain, islice
 
@@ -54,7 +55,7 @@ def zeros_starting_at_N(N, number_of_zeros, dps=None):
         fixed_point, bits = platt_tables.zeros(_platt_folder, first, number_of_zeros), platt_tables.FRACTION_BITS
     else:
         blocks, bits = zeta_zeros.zeros(first, number_of_zeros), zeta_zeros.FRACTION_BITS
-        fixed_point = chain.from_iterable(enumerate(values.tolist(), index) for index, values in blocks)
+        fixed_point = chain.from_iterable(enumerate(values, index) for index, values in blocks)
     make_mpf = mpmath.mp.make_mpf
     pairs = ((i, make_mpf(from_man_exp(value, -bits))) for i, value in fixed_point)  # without rounding
     return pairs if dps is None else ((i, _refined(zero, int(dps))) for i, zero in pairs)
@@ -77,9 +78,10 @@ def _refined(zero, dps):
 def zeros_from_height(height, dps=None):
     """Yield (i, mpf) of the zeros from a height on, as zeros_starting_at_N does. Raises ValueError beyond the last known."""
     # |S(t)| < 4 as far as zeros are known here, so that N(t), theta(t)/pi + 1 + S(t), is at least this:
-    before = max(1, int(theta(max(height, 7.0)) / mpmath.pi + 1) - 4)
-    if before > zeta_zeros.LAST_INDEX - 10:
-        raise ValueError(f"height {height:g}: only zeros up to index {zeta_zeros.LAST_INDEX}, at 42,653,549, can be computed")
+    least = float(theta(min(max(height, 7.0), 2.0**32))) / math.pi + 1 - 4
+    if not least <= zeta_zeros.LAST_INDEX - 10:  # or if the height is not a number
+        raise ValueError(f"height {height:g}: {zeta_zeros.RANGE}")
+    before = max(1, int(least))
     return ((i, zero) for i, zero in zeros_starting_at_N(before, zeta_zeros.LAST_INDEX - before + 1, dps) if zero >= height)
 
 

@@ -324,9 +324,9 @@ def test_a_zeros_db_that_refuses_or_lacks_the_function_is_noticed_before_trainin
 
 
 def test_a_height_that_cannot_be_computed_is_reported_before_training(config):
-    config.data.interval_size, config.data.K = 1_000_000, 98
+    config.data.interval_size, config.data.K = 1_000_000, 9_998
     require_zeros(config)
-    config.data.K = 99
+    config.data.K = 9_999
     with pytest.raises(UserError, match="Lower data.K"):
         require_zeros(config)
 

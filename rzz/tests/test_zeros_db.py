@@ -55,7 +55,7 @@ def test_a_pair_holds_the_computed_value_without_rounding():
     pairs = list(zeros_starting_at_N(11_000_000, 100))
     ((first, values),) = zeta_zeros.zeros(11_000_000, 100)
     assert [i for i, _ in pairs] == list(range(first, first + 100))
-    for (_, zero), value in zip(pairs, values.tolist(), strict=True):
+    for (_, zero), value in zip(pairs, values, strict=True):
         assert isinstance(zero, mpmath.mpf)
         assert zero.man_exp == (value, -zeta_zeros.FRACTION_BITS)
 
@@ -120,7 +120,10 @@ def test_the_command_line_prints_zeros(capsys):
     assert capsys.readouterr().out == "650 1001.3494\n651 1002.4043\n"
 
 
-@pytest.mark.parametrize("words", [[], ["x"], ["1", "2", "3"], ["100000001"], ["--height", "1e9"], ["10", "--digits", "0"]])
+@pytest.mark.parametrize("words", [
+    [], ["x"], ["1", "2", "3"], ["10", "--digits", "0"],
+    ["10000000001"], ["9999999999", "3"], ["--height", "3.3e9"], ["--height", "1e300"], ["--height", "nan"],
+])
 def test_a_bad_command_line_is_one_line_and_exit_code_2(words, capsys):
     with pytest.raises(SystemExit) as ended:
         zeros_db.main(words)

@@ -1,8 +1,8 @@
 """The zeros of zeta by index, in blocks, each with a proof that none is missing.
 
     >>> for index, values in zeros(11_000_000, 2):
-    ...     print(index, values / 2**FRACTION_BITS)
-    11000000 [5453351.12197411 5453351.52332904]
+    ...     print(index, [value / 2**FRACTION_BITS for value in values])
+    11000000 [5453351.121974111, 5453351.523329037]
 
 Zeros are the sign changes of Z. The number of zeros up to a height is known at certain Gram points, so a pair of zeros that
 was too close to be seen at first is noticed, searched and found, and the index of every zero is proven:
@@ -23,11 +23,12 @@ from functools import lru_cache
 import mpmath
 import numpy as np
 
-from zeta.riemann_siegel import Z, error_bound, gram_point
+from zeta.riemann_siegel import Z, error_bound, gram_offsets, gram_point, smooth_zeros
 from zeta.z_grid import ZGrid
 
-VERSION = 1  # of the method; a change that may change a value raises it, and stored zeros are fetched again
-LAST_INDEX = 100_000_000  # at height 42,653,549; float64 is still accurate to 4e-9 there
+VERSION = 1  # of the method; a change that may change a decimal of the four raises it, and stored zeros are fetched again
+LAST_INDEX = 10_000_000_000  # heights are to stay below 2^32, see riemann_siegel
+RANGE = f"only zeros 1 ... {LAST_INDEX:,}, up to height {smooth_zeros(LAST_INDEX):,.0f}, can be computed"
 FRACTION_BITS = 36  # values are whole multiples of 2^-36 = 1.5e-11
 PIECE = 8192  # zeros computed at a time: many enough for numpy, few enough for a quick answer to a small request
 _MARGINS = (32, 128, 512)  # Gram points on either side of a piece among which anchors are searched, one after the other
@@ -36,14 +37,14 @@ _POSITION_ERROR = 2e-9  # largest error of a zero's position before that
 
 
 def zeros(first_index, count):
-    """Yield (index, values) in order: int64 values of the zeros with indexes index, index + 1, ... in units of 2^-36.
+    """Yield (index, values) in order: the zeros with indexes index, index + 1, ... as a tuple of ints, in units of 2^-36.
 
-    A value is within 1e-8 of its zero, is odd, and its first four decimals are those of the zero (so are those of the
-    nearest float64). Memory: one block of at most PIECE zeros. Raises ValueError for indexes out of range, and
+    A value is within 1e-8 of its zero, is odd, and its first four decimals are those of the zero (below height 2^25, so are those
+    of the nearest float64). Memory: one block of at most PIECE zeros. Raises ValueError for indexes out of range, and
     ArithmeticError, naming the indexes, if the number of zeros found is not the proven one.
     """
     if first_index < 1 or count < 0 or first_index + count - 1 > LAST_INDEX:
-        raise ValueError(f"zeros {first_index} ... {first_index + count - 1}: only 1 ... {LAST_INDEX} can be computed")
+        raise ValueError(RANGE)
     return _blocks(first_index, first_index + count)
 
 
@@ -63,9 +64,7 @@ def _piece(number):
         grid, n, g = _good_gram_points(max(first - 2 - margin, -1), last - 1 + margin)
         found = _between_anchors(grid, n, g, first, last)
         if found is not None:
-            values = _fixed_point(grid.start, *_certain(grid, *found))
-            values.setflags(write=False)  # the cache serves them again
-            return values
+            return _fixed_point(grid.start, *_certain(grid, *found))
     raise ArithmeticError(f"zeros {first} ... {last}: no Gram points with a proven count of zeros around them")
 
 
@@ -74,12 +73,12 @@ def _good_gram_points(lowest, highest):
     n = np.arange(lowest, highest + 1)
     g = gram_point(n)
     grid = ZGrid.over(g[0], g[-1])
-    offsets = g - grid.start
+    offsets = gram_offsets(grid.start, n, g - grid.start)
     signed = np.where(n % 2 == 0, 1, -1) * grid.Z(offsets)
     good = signed > 0
-    # g is right to a few units in the last place, and |Z'| is below 2 sum n^(-1/2) log(m / n) < 8 m^(1/2). If |Z| is
-    # within the error that these allow, its sign is computed at high precision.
-    doubt = 8 * (g / (2 * np.pi)) ** 0.25 * 4 * np.spacing(g) + grid.error_bound(offsets)
+    # |Z'| is below 2 sum n^(-1/2) log(m / n) < 8 m^(1/2). If |Z| is within the error that those of Gram point and grid allow, its
+    # sign is computed at high precision.
+    doubt = 8 * (g / (2 * np.pi)) ** 0.25 * 2e-12 + grid.error_bound(offsets)
     with mpmath.workdps(40):
         for k in np.flatnonzero(np.abs(signed) <= doubt):
             good[k] = (-1) ** int(n[k]) * mpmath.siegelz(mpmath.grampoint(int(n[k]))) > 0
@@ -161,5 +160,5 @@ def _fixed_point(start, offsets, slopes):
         # right of a zero Z has the sign of its slope
         zero_is_below = _sign_of_Z(start + whole, ten_thousandths / 10_000) == np.sign(slopes[near])
         offsets[near] = boundary[near] * 1e-4 + np.where(zero_is_below, -_NEAR, _NEAR)
-    unit = 1 << FRACTION_BITS
-    return start * unit + np.rint(offsets * unit).astype(np.int64) | 1
+    base = start << FRACTION_BITS  # from height 2^27 on more than an int64 holds
+    return tuple(base + offset for offset in (np.rint(offsets * 2**FRACTION_BITS).astype(np.int64) | 1).tolist())
