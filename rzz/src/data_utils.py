@@ -182,6 +182,7 @@ def fetch_ahead(config, first, count):
 def fetch_silently(config, first, count):
     unblock_signals()
     exit_with_parent()
+    os.nice(19)  # where all cores are busy, the training keeps them
     sys.stderr = open(os.devnull, "w")  # the terminal belongs to the training's progress bar
     stored_zeros(config, first, count)
 

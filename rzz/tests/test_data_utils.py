@@ -1,6 +1,7 @@
 """Interval files are complete, checked and resumable, and a user's own zeros_db is not trusted."""
 
 import multiprocessing
+import os
 import sqlite3
 import sys
 import time
@@ -15,6 +16,7 @@ from conftest import SMALL_RUN, write_config
 import data_utils
 import zeros_db
 from common.config import CONTEXT, UserError, load_config
+from common.files import exclusive_lock
 from data_utils import (
     RiemannZerosDataset,
     fetch_ahead,
@@ -62,6 +64,19 @@ def test_the_interval_after_next_is_built_by_another_process_and_whoever_needs_i
     assert process.exitcode == 0
     fetch_ahead(config, *interval(config, 1))
     assert not multiprocessing.active_children()
+
+
+def test_fetching_ahead_has_the_lowest_priority(config, monkeypatch):
+    monkeypatch.setattr(data_utils, "FETCH_AHEAD", 300)
+    config.data_folder.mkdir()
+    with exclusive_lock(config.data_folder / ".lock", "which waits", wait=True):  # so that the other process cannot finish
+        fetch_ahead(config, *interval(config, 1))
+        (process,) = multiprocessing.active_children()
+        while process.is_alive() and os.getpriority(os.PRIO_PROCESS, process.pid) < 19:
+            time.sleep(0.01)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_a_damaged_file_that_another_process_rebuilds_first_is_used_as_it_is(config, monkeypatch):
