@@ -249,8 +249,9 @@ def _grid_row(height, points, terms):
     """
     v = (np.arange(points) + 0.5) * (height / points) - height / 2
     n = np.arange(1, terms + 1).reshape(-1, 1, _BLOCK_TERMS, 1)
-    phases = np.log(n) * v[points // 2:].reshape(-1, 1, _BLOCK)
-    waves = np.concatenate([np.cos(phases), np.sin(phases)], axis=1)
+    waves = np.log(n) * np.tile(v[points // 2:], 2).reshape(-1, 1, _BLOCK)
+    for function, part in zip((np.cos, np.sin), np.split(waves, 2, axis=1), strict=True):
+        function(part, out=part)
     waves *= n**-0.5
     nodes = np.cos(np.pi * (np.arange(10) + 0.5) / 10)
     chebyshev = np.polynomial.chebyshev.chebvander
