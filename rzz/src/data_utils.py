@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common.config import UserError, require_writable, validation_size
-from common.devices import derive_seed
+from common.devices import derive_seed, tune_glibc_malloc
 from common.files import atomic_write, exclusive_lock, quarantine, read_bytes, remove
 from common.logs import progress_bar
 from common.processes import exit_with_parent
@@ -182,7 +182,8 @@ def fetch_ahead(config, first, count):
 def fetch_silently(config, first, count):
     unblock_signals()
     exit_with_parent()
-    os.nice(19)  # where all cores are busy, the training keeps them
+    os.setpriority(os.PRIO_PROCESS, 0, 19)  # where all cores are busy, the training keeps them
+    tune_glibc_malloc()  # the zeros take a seventh less time
     sys.stderr = open(os.devnull, "w")  # the terminal belongs to the training's progress bar
     stored_zeros(config, first, count)
 
