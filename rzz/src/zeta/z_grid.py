@@ -56,26 +56,25 @@ def _roots(coefficients, left, right):
 
     By bracketed Newton steps from the secant's root on.
     """
-    left, right = left.copy(), right.copy()
     low, high = polyval(left, coefficients, tensor=False), polyval(right, coefficients, tensor=False)
     rising = low < high
-    x, slopes = left - low * (right - left) / (high - low), np.empty(len(left))
-    active = slice(None)
+    x = left - low * (right - left) / (high - low)
+    roots, slopes, index = np.empty(len(x)), np.empty(len(x)), np.arange(len(x))
     for _ in range(100):
-        value, slope = _horner(coefficients[:, active], x[active])
-        below = (value < 0) == rising[active]
-        left[active] = np.where(below, x[active], left[active])
-        right[active] = np.where(below, right[active], x[active])
+        value, slope = _horner(coefficients, x)
+        below = (value < 0) == rising
+        left, right = np.where(below, x, left), np.where(below, right, x)
         with np.errstate(divide="ignore", invalid="ignore"):
-            newton = x[active] - value / slope
-        inside = (newton >= left[active]) & (newton <= right[active])
-        following = np.where(inside, newton, (left[active] + right[active]) / 2)
-        moved = np.abs(following - x[active]) > _LAST_STEP
-        x[active], slopes[active] = following, slope
-        active = np.arange(len(x))[active][moved]
-        if not len(active):
+            newton = x - value / slope
+        following = np.where((newton >= left) & (newton <= right), newton, (left + right) / 2)
+        moved = np.abs(following - x) > _LAST_STEP
+        roots[index], slopes[index], x = following, slope, following
+        if 2 * np.count_nonzero(moved) < len(moved):  # before that, going on with all of them is faster
+            index, x, left, right, rising = (part[moved] for part in (index, x, left, right, rising))
+            coefficients = coefficients[:, moved]
+        if not len(index):
             break
-    return x, slopes
+    return roots, slopes
 
 
 @dataclass
