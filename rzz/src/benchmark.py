@@ -47,7 +47,7 @@ from tuning.workers import as_completed, schedule_jobs, tuning_device, worker_co
 from zero_values import load_zeros_db
 from zeta import zeros as zeta_zeros
 
-HEIGHTS = (1, 1_000_000, 10_000_000, 1_000_000_000)  # first indexes
+HEIGHTS = (1, 1_000_000, 10_000_000)  # first indexes
 MPMATH_SAMPLE = 3  # zeros: 0.4 to 0.8 s each
 FLINT_SAMPLE = 20  # zeros: 5 to 10 ms each
 EQUAL_STEPS, EQUAL_BATCH = 50, 8  # steps and zeros of the training whose losses are compared
