@@ -115,7 +115,8 @@ def zeros_source(config, first, count):
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"zeros_db could not give zeros {first} … {first + count - 1}: {described(error)}.") from error
+            asked = f"zero {first:,}" if count == 1 else f"zeros {first:,} … {first + count - 1:,}"
+            raise UserError(f"zeros_db could not give {asked}: {described(error)}.") from error
 
 
 def values_from(first, count):

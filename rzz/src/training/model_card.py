@@ -73,7 +73,7 @@ imaginary part of the i-th non-trivial zero, cut after four decimals, character 
 It is meant for the question how far a small transformer learns where the zeros lie: to ask it for zeros beyond its training, to
 look at what it has learned, to compare other models with it. It is not meant for
 
-- zeros that have to be right: `rzz/src/zeros_db.py` computes any up to index 10,000,000,000, four decimals certain, its index proven;
+- zeros that have to be right: `rzz/src/zeros_db.py` computes any up to 10,000,000,000, four decimals certain, its index proven;
 - the statistics of zeros, such as their spacings: each value has an error of its own;
 - evidence on the Riemann hypothesis: it was shown zeros on the critical line alone and writes nothing else.
 

@@ -28,7 +28,7 @@ from zeta.z_grid import ZGrid
 
 VERSION = 1  # of the method; a change that may change a decimal of the four raises it, and stored zeros are fetched again
 LAST_INDEX = 10_000_000_000  # heights are to stay below 2^32, see riemann_siegel
-RANGE = f"only zeros 1 ... {LAST_INDEX:,}, up to height {smooth_zeros(LAST_INDEX):,.0f}, can be computed"
+RANGE = f"known up to zero {LAST_INDEX:,}, at height {smooth_zeros(LAST_INDEX):,.0f}"
 FRACTION_BITS = 36  # values are whole multiples of 2^-36 = 1.5e-11
 PIECE = 8192  # zeros computed at a time: many enough for numpy, few enough for a quick answer to a small request
 _MARGINS = (32, 128, 512)  # Gram points on either side of a piece among which anchors are searched, one after the other
