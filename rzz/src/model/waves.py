@@ -19,6 +19,7 @@ STEPS = (np.arange(-1, 2), np.arange(11), np.arange(11) / 10, np.arange(11) / 10
 SIZES = [len(steps) for steps in STEPS]
 NUMBER_CHANNELS, PRIME_CHANNELS, KNOTS = 4, 2, 8
 HIDDEN, DECISIONS = 24, 8  # units of the two layers that read a boundary
+FAINTEST = -30.0  # the logarithm of what the window lets through: less makes gradients subnormal, with which CPUs multiply slowly
 
 
 class Waves(nn.Module):
@@ -34,29 +35,25 @@ class Waves(nn.Module):
         position = (logs - logs[0]) / max(logs.max() - logs[0], 1e-9) * (KNOTS - 1)
         hats = np.maximum(0, 1 - np.abs(position - np.arange(KNOTS)[:, None]))
         hats = hats if apart is None else np.concatenate([hats * ~apart, hats * apart])
-        turns = np.concatenate(STEPS)[:, None, None] * logs
+        turns = np.concatenate(STEPS)[:, None, None] * logs  # (boundaries, 1, N)
         self.shape = nn.Parameter(torch.randn(2, channels, len(hats)) * std)
         self.fall = nn.Parameter(torch.zeros(channels, 1))
         for name, table in (("logs", logs), ("hats", hats), ("cos", np.cos(turns)), ("sin", np.sin(turns))):
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
 
-    def forward(self, cos, sin):
-        """cos, sin: (slots, B, N), of t log n at each slot's beginning. Returns (re, im), (B, boundaries, channels) each.
+    def forward(self, waves):
+        """waves: of each slot (2, B, N), cos and sin of t log n at its beginning. Returns (re, im), (B, boundaries, channels) each.
 
         Of the first so many slots: what no column asks for is not computed, see Boundaries.features.
         """
-        sizes = SIZES[: len(cos)]
-        turn_cos, turn_sin = self.cos[: sum(sizes)], self.sin[: sum(sizes)]
         re, im = (self.shape @ self.hats) * (-self.fall * self.logs).exp()
-        # A step of u turns wave n by −u log n. The weights are turned instead: they are few, and the same for all rows.
-        turned = torch.stack([re * turn_cos + im * turn_sin, im * turn_cos - re * turn_sin], dim=1)
-        matrices = [part.flatten(0, 2) for part in turned.split(sizes)]  # (boundaries of the slot · 2 · channels, N)
-
-        def over_all(waves):
-            sums = torch.cat([F.linear(wave, matrix) for wave, matrix in zip(waves, matrices, strict=True)], dim=-1)
-            return sums.unflatten(-1, turned.shape[:-1]).unbind(2)
-
-        (cos_re, cos_im), (sin_re, sin_im) = over_all(cos), over_all(sin)
+        weights, quarter_turn_back = torch.cat([re, im]), torch.cat([im, -re])  # (2 channels, N)
+        sums = []
+        for wave, cos, sin in zip(waves, self.cos.split(SIZES), self.sin.split(SIZES), strict=False):
+            # A step of u turns wave n by −u log n. The weights are turned instead: they are few, and the same for all rows.
+            turned = torch.addcmul(weights * cos, quarter_turn_back, sin)  # (steps, 2 channels, N)
+            sums.append(F.linear(wave, turned.flatten(0, 1)).unflatten(-1, (len(cos), 2, -1)))
+        (cos_re, cos_im), (sin_re, sin_im) = (each.unbind(2) for each in torch.cat(sums, dim=2))
         return cos_re + sin_im, cos_im - sin_re
 
 
@@ -90,12 +87,13 @@ class BoundaryWaves(nn.Module):
         """Return what is summed at every boundary: (turned, primes, above), float32 (B, boundaries, 2 NUMBER_CHANNELS),
         (B, boundaries, 2 PRIME_CHANNELS) and (B, boundaries, 1), real parts first. above is r."""
         offset, density = features["offset"], features["density"]
-        angle = features["phase"] * (2 * math.pi) + offset.t()[..., None] * self.logs  # (slots, B, N)
-        cos, sin = angle.cos(), angle.sin()
+        phase = features["phase"] * (2 * math.pi)
+        angles = (torch.addcmul(phase, begin[:, None], self.logs) for begin in offset.t())
+        waves = [torch.stack([angle.cos(), angle.sin()]) for angle in angles]  # (2, B, N) of each slot, which a core's cache holds
         slope, shift = self.fade
-        share = (10 * (slope * (self.logs[: self.summed] - math.pi * density) + shift)).sigmoid()  # of log(n / √(γ̄/2π))
-        re, im = self.over_numbers(cos[..., : self.summed] * share, sin[..., : self.summed] * share)
-        primes_re, primes_im = self.over_powers(cos[..., -self.powers :], sin[..., -self.powers :])
+        share = (10 * slope * (self.logs[: self.summed] - math.pi * density) + 10 * shift).sigmoid()  # of log(n / √(γ̄/2π))
+        re, im = self.over_numbers([wave[..., : self.summed] * share for wave in waves])
+        primes_re, primes_im = self.over_powers([wave[..., -self.powers :] for wave in waves])
         boundaries = sum(SIZES[: offset.shape[1]])
         above = ((offset[:, self.slot_of_step[:boundaries]] + self.steps[:boundaries]) * density)[..., None]
         cos, sin = (math.pi * above).cos(), (math.pi * above).sin()
@@ -113,7 +111,8 @@ class BoundaryWaves(nn.Module):
         turned, primes, above = self.sums(features)
         turned = turned * (1 + turned.square().mean(-1, keepdim=True)).rsqrt()
         count = above + self.count(primes)  # about N(t) − (i − 1/2); where it is far from 0, the sign belongs to another zero
-        turned = turned * (self.window[0] * (self.window[1] - count.square())).sigmoid()
+        window = self.window[0] * (self.window[1] - count.square())
+        turned = turned * window.clamp(min=FAINTEST).sigmoid()
         read = torch.cat([turned, primes, count.clamp(-3, 3)], dim=-1)
         decided = self.decision(torch.cat([self.hidden(read).tanh(), read], dim=-1)).tanh()
         decided = [part.flatten(1) for part in decided.split(SIZES[:slots], dim=1)]
