@@ -29,7 +29,16 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.config import CONTEXT, check_config, check_value, load_config
-from common.devices import choose_device, compiled, cpu_name, describe_device, fast_cores, precision, synchronize
+from common.devices import (
+    PRECISIONS,
+    choose_device,
+    compiled,
+    cpu_name,
+    describe_device,
+    fast_cores,
+    multiplies_bfloat16,
+    synchronize,
+)
 from common.files import append_json_lines
 from common.logs import start_logging
 from common.text import format_row, format_table
@@ -169,13 +178,14 @@ def train_steps(model, step_model, optimizer, zeros, training, steps, dtype=torc
 
 def benchmark_train(config, _):
     zeros, training, size = some_zeros(100_000), config.training, config.training.batch_size
-    with_primes, device = model_and_device(config, "primes")
-    digits_only, _ = model_and_device(config, "digits")
-    dtype, _ = precision(device, training.precision)
-    print(f"{describe_device(device)}; {parameter_count(with_primes):,} parameters, {size} zeros a batch, products in {dtype}")
+    device, _ = choose_device(config.runtime.device)
+    models = {kind: model_and_device(config, kind)[0] for kind in ("primes", "waves", "digits")}
+    dtypes = dict(PRECISIONS) if multiplies_bfloat16(device) else {"float32": torch.float32}
+    sizes = ", ".join(f"{kind} {parameter_count(model):,}" for kind, model in models.items())
+    print(f"{describe_device(device)}; parameters: {sizes}; {size} zeros a batch")
     differences = loss_differences(config, zeros)
 
-    def ours(model, steps):
+    def ours(model, dtype, steps):
         optimizer, step_model = make_optimizer(model, training), compiled(model, device, training.compile)
 
         def train():
@@ -185,26 +195,29 @@ def benchmark_train(config, _):
         train()  # what is compiled or allocated once is not timed
         return train
 
-    plain = partial(reference_training, digits_only, zeros, training)
+    plain = partial(reference_training, models["digits"], zeros, training)
     # Ours prepares its data as it goes, PREFETCH_ZEROS at a time, so whole chunks are timed; the others' is prepared before.
-    ways = {"rzz, primes": (ours, with_primes, 2 * PREFETCH_ZEROS), "rzz, digits": (ours, digits_only, 2 * PREFETCH_ZEROS),
-            "plain GPT, rows of 32": (plain, reference.whole_rows, 2560),
-            "literal trajectories": (plain, reference.literal_trajectories, 128)}  # fmt: skip
+    ways = {f"rzz, {kind}, {name}": (partial(ours, models[kind], dtype), 2 * PREFETCH_ZEROS)
+            for kind in models for name, dtype in dtypes.items()}  # fmt: skip
+    ways |= {"plain GPT, rows of 32": (partial(plain, reference.whole_rows), 2560),
+             "literal trajectories": (partial(plain, reference.literal_trajectories), 128)}  # fmt: skip
     longer = 1 if device.type == "cpu" else 10
-    steps = {name: longer * max(1, count // size) for name, (_, _, count) in ways.items()}
-    seconds = interleaved_medians({name: way(argument, steps[name]) for name, (way, argument, _) in ways.items()})
+    steps = {name: longer * max(1, count // size) for name, (_, count) in ways.items()}
+    seconds = interleaved_medians({name: way(steps[name]) for name, (way, _) in ways.items()})
     rates = {name: size * steps[name] / seconds[name] for name in ways}
     print_rates("training", "zeros/s", rates)
     print(f"losses of {EQUAL_STEPS} steps with {EQUAL_BATCH} zeros, largest difference from rzz, digits: "
           + ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items()))
-    needed = rates["rzz, primes"] * flops_per_zero(replace(config.model, index_embedding="primes"), zeros.width - 1)
-    side = 2048 if device.type == "cpu" else 8192
-    matrix = torch.randn(side, side).to(device, dtype)
-    peak = 2 * side**3 / interleaved_medians({"product": lambda: (matrix @ matrix, synchronize(device))})["product"]
-    print(f"floating-point operations: {needed / 1e9:,.0f} GFLOP/s of {peak / 1e9:,.0f} that products of {side} × {side} reach: "
-          f"{needed / peak:.0%}")
-    return {"device": describe_device(device), "dtype": str(dtype), **rates, "loss_differences": differences,
-            "roofline": needed / peak}  # fmt: skip
+    side, roofline = 2048 if device.type == "cpu" else 8192, {}
+    flops = flops_per_zero(replace(config.model, index_embedding="primes"), zeros.width - 1)
+    for name, dtype in dtypes.items():
+        matrix = torch.randn(side, side).to(device, dtype)
+        product = partial(lambda matrix: (matrix @ matrix, synchronize(device)), matrix)
+        needed, peak = flops * rates[f"rzz, primes, {name}"], 2 * side**3 / interleaved_medians({"product": product})["product"]
+        roofline[name] = needed / peak
+        print(f"floating-point operations of primes, {name}: {needed / 1e9:,.0f} GFLOP/s of {peak / 1e9:,.0f} that products of "
+              f"{side} × {side} reach: {needed / peak:.0%}")  # fmt: skip
+    return {"device": describe_device(device), **rates, "loss_differences": differences, "roofline": roofline}
 
 
 def loss_differences(config, zeros):

@@ -48,7 +48,7 @@ def main(argv=None):
         start_logging(config.log_folder, args.quiet)
         with run_lock(config):
             run = TrainingRun.start(config, device, args)
-            log_description(run, reason, run.choose_threads())
+            log_description(run, reason, *run.choose_threads_and_precision())
             bar = progress_bar(run.total_zeros, "training", "zero", initial=run.progress.zeros)
             with catch_stop_signals() as stop, bar:
                 if args.minutes:

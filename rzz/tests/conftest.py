@@ -24,7 +24,8 @@ SMALL_RUN = {
     "model": {"d_model": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1, "index_embedding": "primes", "max_prime": 30},
     "training": {"epochs": 2, "batch_size": 64, "checkpoint_interval": 5, "log_interval": 4, "validation_interval": 7,
                  "validation_share": 1.0, "warmup_steps": 3, "mse_zeros": 5,
-                 "compile": "off"},  # on CUDA it would leave the last bits to chance
+                 "compile": "off",  # on CUDA it would leave the last bits to chance
+                 "precision": "float32"},  # and "auto" what two runs compute with
     "tuning": {"zeros": 400, "seeds": 1, "grid": {"epochs": [1, 2], "learning_rate": [0.0003, 0.01], "num_heads": [1, 3]}},
     "evaluation": {"runs": 3},
     "runtime": {"device": DEVICE},

@@ -16,6 +16,7 @@ from common import devices
 from common.config import ModelConfig, TrainingConfig, UserError
 from common.devices import (
     choose_device,
+    choose_precision,
     choose_threads,
     compile_failure,
     compiled,
@@ -23,7 +24,7 @@ from common.devices import (
     device_of_worker,
     distributed_backend,
     fast_cores,
-    precision,
+    multiplies_bfloat16,
     to_cpu,
 )
 from data_utils import RiemannZerosDataset
@@ -230,11 +231,55 @@ def test_training_multiplies_in_bfloat16_where_a_gpu_has_it(monkeypatch):
     cuda = torch.device("cuda")
     for there, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
-        assert precision(cuda, "auto")[0] == dtype
-        assert precision(cuda, "float32") == (torch.float32, "asked for")
-    for kind in ("mps", "xla", "cpu"):
-        assert precision(torch.device(kind), "auto")[0] == torch.float32
-        assert precision(torch.device(kind), "bfloat16")[0] == torch.bfloat16
+        assert choose_precision(cuda, "auto", None)[0] == dtype
+        assert choose_precision(cuda, "float32", None) == (torch.float32, "asked for")
+    for kind in ("mps", "xla"):
+        assert choose_precision(torch.device(kind), "auto", None)[0] == torch.float32
+        assert choose_precision(torch.device(kind), "bfloat16", None)[0] == torch.bfloat16
+
+
+@pytest.mark.parametrize("flags, there", [("avx2 avx512_bf16", True), ("amx_bf16 amx_tile", True), ("avx512f avx_bf16", False)])
+def test_a_processor_says_whether_it_multiplies_bfloat16(monkeypatch, flags, there):
+    text = f"processor\t: 0\nmodel name\t: amx_bf16\nflags\t\t: {flags}\nbugs\t\t: amx_bf16\n"
+    monkeypatch.setattr(devices.Path, "exists", lambda path: True)
+    monkeypatch.setattr(devices.Path, "read_text", lambda path, encoding: text)
+    assert multiplies_bfloat16(torch.device("cpu")) == there
+    monkeypatch.setattr(devices.Path, "exists", lambda path: False)  # a Mac
+    assert not multiplies_bfloat16(torch.device("cpu"))
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """On a CPU that multiplies bfloat16: a function (float32, bfloat16) -> a step that takes so many seconds of a clock."""
+    now = [0.0]
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: True)
+
+    def steps(float32, bfloat16):
+        def step(dtype):
+            now[0] += {torch.float32: float32, torch.bfloat16: bfloat16}[dtype]
+
+        return step
+
+    return steps
+
+
+@pytest.mark.parametrize("float32, bfloat16, chosen", [(0.08, 0.05, "bfloat16"), (0.042, 0.04, "float32"), (0.01, 5.0, "float32")])
+def test_a_cpu_multiplies_in_bfloat16_where_that_makes_a_step_faster(steps, float32, bfloat16, chosen):
+    dtype, why = choose_precision(torch.device("cpu"), "auto", steps(float32, bfloat16))
+    assert str(dtype) == f"torch.{chosen}"
+    assert why == f"a step takes {1e3 * float32:.1f} ms in float32 and {1e3 * bfloat16:.1f} ms in bfloat16"
+
+
+def test_a_run_keeps_its_precision_unless_the_processor_lacks_it_or_the_user_says_otherwise(steps, monkeypatch):
+    cpu, faster = torch.device("cpu"), steps(2.0, 1.0)
+    assert choose_precision(cpu, "auto", faster, "float32")[0] == torch.float32
+    assert choose_precision(cpu, "auto", steps(1.0, 2.0), "bfloat16")[0] == torch.bfloat16
+    assert choose_precision(cpu, "float32", faster, "bfloat16") == (torch.float32, "asked for")
+    assert choose_precision(cpu, "auto", None) == (torch.float32, "several processes compute")
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: False)
+    for before in (None, "bfloat16"):
+        assert choose_precision(cpu, "auto", faster, before)[0] == torch.float32
 
 
 @pytest.fixture

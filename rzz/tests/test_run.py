@@ -307,3 +307,43 @@ def test_a_resumed_run_computes_with_as_many_threads_as_before(config, monkeypat
     first, second = (load_checkpoint(each.parent / "checkpoints" / "last.pt") for each in (whole, config))
     # Steps that are timed leave no trace.
     assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
+
+
+@pytest.mark.parametrize("first", ["float32", "bfloat16"])
+def test_a_resumed_run_multiplies_in_the_precision_that_it_began_with(config, monkeypatch, first):
+    """Bit for bit, although the second session would measure that the other one is faster."""
+    dtypes, other = {"float32": torch.float32, "bfloat16": torch.bfloat16}, {"float32": "bfloat16", "bfloat16": "float32"}
+    asked = []
+
+    def choose_precision(device, setting, work, before=None):
+        asked.append(before)
+        name = setting if setting != "auto" else before or (other[first] if len(asked) > 2 else first)
+        return dtypes[name], "because"
+
+    monkeypatch.setattr(run, "choose_precision", choose_precision)
+    whole = write_config(config.parent / "whole", SMALL_RUN)
+    training(whole, "--set", f"training.precision={first}")
+    auto = ("--set", "training.precision=auto")
+    monkeypatch.setattr("train.catch_stop_signals", stop_after_the_third_step())
+    training(config, *auto)
+    monkeypatch.setattr("train.catch_stop_signals", catch_stop_signals)
+    training(config, *auto, "--resume")
+    assert asked == [None, None, first]
+    one, two = (load_checkpoint(each.parent / "checkpoints" / "last.pt") for each in (whole, config))
+    assert two["progress"]["precision"] == first
+    assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
+    assert f"; {first}: because" in (config.parent / "logs" / "rzz.log").read_text()
+
+
+def test_a_run_of_an_older_version_goes_on_in_float32(config, monkeypatch):
+    monkeypatch.setattr("train.catch_stop_signals", stop_after_the_third_step())
+    training(config)
+    monkeypatch.setattr("train.catch_stop_signals", catch_stop_signals)
+    path = config.parent / "checkpoints" / "last.pt"
+    checkpoint = load_checkpoint(path)
+    del checkpoint["progress"]["precision"]
+    checkpoints.save_checkpoint(checkpoint, path)
+    asked = []
+    monkeypatch.setattr(run, "choose_precision", lambda *arguments: asked.append(arguments[3]) or (torch.float32, "because"))
+    training(config, "--resume")
+    assert asked == ["float32"]

@@ -27,7 +27,9 @@ from torch.nn import functional as F
 
 from common.config import UserError
 
-THREADS_S = 1.0  # seconds that are spent on finding out how many threads are best
+TIMED_S = 1.0  # seconds that are spent on finding out which of several ways is fastest
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WORTHWHILE = 1.1  # times as fast bfloat16 has to be: less is within what other work on the machine changes
 PCI = Path("/sys/bus/pci/devices")
 TPU_IDS = ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")  # v2 and v3, v4, v5p, v5e, v6e, 7x: PCI devices of Google's
 XLA_PACKAGES = "pip install torch==2.9.0 torch_xla[tpu]==2.9.0"  # the last torch_xla that there is, and the torch it is made for
@@ -143,18 +145,50 @@ def describe_device(device):
     return f"{device.type} ({name}{size}), torch {torch.__version__}"
 
 
-def precision(device, setting):
+def choose_precision(device, setting, work, before=None):
     """Return (torch.dtype, why) of the matrix products of training on `device`, for a value of training.precision.
 
-    All else, and all of validation and evaluation, is float32: weights, gradients, optimizer, softmax and norms.
+    All else, and all of validation and evaluation, is float32: weights, gradients, optimizer, softmax, norms, phases. On a CPU
+    that multiplies bfloat16 two kinds of step are timed: `work` is a function of the dtype that makes one, or None if several
+    processes might choose differently. before: the name of the dtype with which a run has begun on a CPU; it keeps that.
     """
     if setting != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting], "asked for"
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16, "it learns as float32 does (rzz/results.md), and faster here"
-    return torch.float32, {"cuda": "this GPU has no bfloat16", "mps": "bfloat16 is slower on Apple's GPUs",
-                           "xla": "a TPU multiplies float32 through bfloat16 by itself",
-                           "cpu": "bfloat16 is not faster on most CPUs"}[device.type]  # fmt: skip
+        return PRECISIONS[setting], "asked for"
+    if device.type != "cpu":
+        if multiplies_bfloat16(device):
+            return torch.bfloat16, "it learns as float32 does (rzz/results.md), and faster here"
+        return torch.float32, {"cuda": "this GPU has no bfloat16", "mps": "bfloat16 is slower on Apple's GPUs",
+                               "xla": "a TPU multiplies float32 through bfloat16 by itself"}[device.type]  # fmt: skip
+    if not multiplies_bfloat16(device):
+        return torch.float32, "this processor has no bfloat16 products"
+    if before:
+        return PRECISIONS[before], "as before: another one gives other bits"
+    if work is None:
+        return torch.float32, "several processes compute"
+    seconds = time_in_turn({name: functools.partial(work, dtype) for name, dtype in PRECISIONS.items()})
+    chosen = "bfloat16" if seconds["float32"] > WORTHWHILE * seconds["bfloat16"] else "float32"
+    times = " and ".join(f"{1e3 * each:.1f} ms in {name}" for name, each in seconds.items())
+    return PRECISIONS[chosen], f"a step takes {times}"
+
+
+def multiplies_bfloat16(device):
+    """Whether products in bfloat16 are made by the device itself. Where a CPU has none, torch's take up to 500 times as long."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"^flags\s*:(.*)", path.read_text(encoding="utf-8"), re.MULTILINE) if path.exists() else None
+    return device.type == "cpu" and found is not None and not {"amx_bf16", "avx512_bf16"}.isdisjoint(found[1].split())
+
+
+def time_in_turn(ways):
+    """Call each of `ways` {name: function} in turn, for about TIMED_S in all; return {name: median seconds}."""
+    seconds = {name: [] for name in ways}
+    while sum(map(sum, seconds.values())) < TIMED_S or min(map(len, seconds.values())) < 4:
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(measured[1:]) for name, measured in seconds.items()}  # the first one prepares memory
 
 
 def device_of_worker(device, number):
@@ -206,17 +240,15 @@ def choose_threads(device, work, before=None):
         return before, "as before: another number adds up in another order"
     if most == 1:
         return 1, "there is one core"
-    seconds = {1: [], most: []}
-    while sum(map(sum, seconds.values())) < THREADS_S or len(seconds[1]) < 4:
-        for count, measured in seconds.items():
-            torch.set_num_threads(count)
-            began = time.perf_counter()
-            work()
-            measured.append(time.perf_counter() - began)
-    medians = {count: statistics.median(measured[1:]) for count, measured in seconds.items()}  # the first one prepares memory
-    fastest = min(medians, key=medians.get)
+
+    def with_threads(count):
+        torch.set_num_threads(count)
+        work()
+
+    seconds = time_in_turn({count: functools.partial(with_threads, count) for count in (1, most)})
+    fastest = min(seconds, key=seconds.get)
     torch.set_num_threads(fastest)
-    return fastest, f"a step takes {1e3 * medians[1]:.0f} ms with one, {1e3 * medians[most]:.0f} ms with {most}"
+    return fastest, f"a step takes {1e3 * seconds[1]:.0f} ms with one, {1e3 * seconds[most]:.0f} ms with {most}"
 
 
 def seed_device(device, *numbers):

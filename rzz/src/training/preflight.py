@@ -31,7 +31,7 @@ def print_preflight(config, args, device, reason):
     refuse_to_overwrite(config, args)
     require_zeros(config)
     run = TrainingRun.load_or_create(config, device, args.fresh)
-    threads = run.choose_threads()
+    why_threads, why_dtype = run.choose_threads_and_precision()
     intervals = [interval(config, t) for t in range(run.progress.round, config.data.K + 2)]
     names = {LAST, PREVIOUS, *(f"round_{t}.pt" for t in range(run.progress.round, config.data.K + 1))}
     new = 1 + sum(args.fresh or not (config.checkpoint_folder / name).exists() for name in names)  # and one while it is written
@@ -47,11 +47,12 @@ def print_preflight(config, args, device, reason):
     run.losses.clear()
     seconds = median_seconds(lambda: run.train_step(batch), device)
     used, total = memory(device)
-    threads = {"threads": f"{run.progress.threads}: {threads}"} if threads else {}
+    threads = {"threads": f"{run.progress.threads}: {why_threads}"} if why_threads else {}
     hours_text = format_duration(steps * seconds * (1 + validation_share(config)))
     facts = {
         "device": f"{describe_device(device)}: {reason}",
         **threads,
+        "precision": f"{run.progress.precision}: {why_dtype}",
         "memory": "the device does not say" if used is None else f"{used / 1e9:.2f} of {total / 1e9:.1f} GB used at most",
         "disk": disk,
         "zeros": zeros_text(config, intervals, seconds_each),

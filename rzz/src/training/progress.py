@@ -37,6 +37,7 @@ class Progress:
     bad_steps: int = 0  # updates in a row that were skipped, up to the last line of the log
     validation: dict | None = None  # what was measured last: loss, best_loss of the round, mse_training, mse_validation, …
     threads: int | None = None  # that torch computes with on a CPU
+    precision: str | None = None  # of the matrix products
     validated_step: int = 0  # at which that was; a stop request may have interrupted the one that is due
 
     @property

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from common.config import Config, UserError, require_writable
-from common.devices import choose_threads, compiled, free_memory, is_out_of_memory, precision
+from common.devices import PRECISIONS, choose_precision, choose_threads, compiled, free_memory, is_out_of_memory
 from common.files import exclusive_lock, free_name, read_json_lines, write_json_lines
 from common.logs import log
 from common.processes import barrier, rank, world_size, wrap_ddp
@@ -52,6 +52,7 @@ class TrainingRun:
         self.total_steps, self.total_zeros = progress.step + steps, progress.zeros + zeros
         self.rank = rank()
         self.losses = list(torch.tensor(progress.losses, device=device))
+        self.dtype = torch.float32  # of matrix products, see choose_threads_and_precision
         self.micro_batches = 1  # of a batch; more if the device's memory does not hold it whole
         self.saved = True  # whether the last attempt to save worked
         self.training = self.validation = None
@@ -87,17 +88,25 @@ class TrainingRun:
         check_compatible(checkpoint, config, path)
         return cls(config, device, model, optimizer, restore(checkpoint, model, optimizer, path), path)
 
-    def choose_threads(self):
-        """Set how many threads compute, measured on steps whose gradients are thrown away; return why so many, "" on a GPU."""
-        size, (dtype, _) = min(self.config.training.batch_size, MOST_TIMED), precision(self.device, self.config.training.precision)
+    def choose_threads_and_precision(self):
+        """Set how many threads compute and the dtype of matrix products, as before in a run that goes on, else from timed steps.
+
+        Their gradients are thrown away. Returns why (so many threads, this dtype), the former "" on a GPU.
+        """
+        progress, setting = self.progress, self.config.training.precision
+        asked = PRECISIONS.get(setting, torch.float32)
+        size = min(self.config.training.batch_size, MOST_TIMED)
         batch = next(iterate_batches(self.model, some_zeros(size), size))
 
-        def work():
+        def work(dtype=asked):
             cross_entropy(logits_of(self.model, batch, dtype), batch.targets).backward()
             self.model.zero_grad(set_to_none=True)
 
-        self.progress.threads, why = choose_threads(self.device, work, self.progress.threads)
-        return why
+        progress.threads, why_threads = choose_threads(self.device, work, progress.threads)
+        before = progress.precision or ("float32" if progress.step else None)  # older runs do not say theirs
+        self.dtype, why_dtype = choose_precision(self.device, setting, work if world_size() == 1 else None, before)
+        progress.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+        return why_threads, why_dtype
 
     @property
     def is_at_end_of_round(self):
@@ -155,13 +164,12 @@ class TrainingRun:
         """Return the loss of one update, cutting the batch into more micro-batches until the memory holds one."""
         settings, step = self.config.training, self.progress.step
         rate = learning_rate_at(step, self.total_steps, settings)
-        dtype, _ = precision(self.device, settings.precision)
         while True:
             try:
                 # Gradients cannot be added up in the CUDA graphs of torch.compile (pytorch#169545).
                 model = self.compiled_model if self.micro_batches == 1 else self.model
                 return training_step(model, self.optimizer, batch, rate, settings.gradient_clip, (settings.seed, step, self.rank),
-                                     self.micro_batches, dtype)  # fmt: skip
+                                     self.micro_batches, self.dtype)  # fmt: skip
             except RuntimeError as error:
                 if not is_out_of_memory(error) or 2 * self.micro_batches > settings.batch_size or world_size() > 1:
                     raise

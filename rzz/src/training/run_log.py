@@ -10,7 +10,7 @@ import math
 
 from common.cli import command
 from common.config import UserError
-from common.devices import derive_seed, describe_device, precision
+from common.devices import derive_seed, describe_device
 from common.files import NUMBER, NUMBER_OR_NONE, append_json_lines
 from common.logs import log, training_log
 from common.signals import interruptible
@@ -34,16 +34,16 @@ LINES = (  # what a line of training.jsonl has to have for those who read it
 )  # fmt: skip
 
 
-def log_description(run, reason, threads):
-    """Log what is trained, on what, in how many steps. reason: why the device was chosen. threads: why so many, "" on a GPU."""
+def log_description(run, reason, why_threads, why_dtype):
+    """Log what is trained, on what, in how many steps. reason: why the device was chosen; the others: why so many threads compute,
+    "" on a GPU, and why matrix products are of this dtype."""
     config, training = run.config, run.config.training
     count = interval(config, config.data.K)[1]
-    dtype, why = precision(run.device, training.precision)
     if run.path:
         log.info("Resumed %s at %s", run.path, run.position_text())
-    log.info("device %s: %s; %s: %s", describe_device(run.device), reason, str(dtype).removeprefix("torch."), why)
-    if threads:
-        log.info("threads %d: %s", run.progress.threads, threads)
+    log.info("device %s: %s; %s: %s", describe_device(run.device), reason, run.progress.precision, why_dtype)
+    if why_threads:
+        log.info("threads %d: %s", run.progress.threads, why_threads)
     log.info("model %s parameters: d_model %d, %d layers, %d heads, index embedding %r", f"{parameter_count(run.model):,}",
              config.model.d_model, config.model.num_layers, config.model.num_heads, config.model.index_embedding)
     log.info("a round: %s zeros / %d a batch = %s steps, × %d epochs; %d rounds, %s steps in the run", f"{count:,}",
