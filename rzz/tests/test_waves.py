@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.config import ModelConfig
+from model import waves
 from model.index_embedding import NO_SLOT, Boundaries, IndexRows
 from model.tokenizer import encode
 from model.waves import STEPS, prime_powers, primes_up_to
@@ -81,6 +82,19 @@ def test_with_the_weights_of_the_riemann_siegel_formula_the_turned_sum_is_z():
     assert np.abs(found - expected).max() < remainder < 0.2 * np.abs(expected).max()
     large = np.abs(expected) > remainder
     assert large.sum() > 20 and (np.sign(found) == np.sign(expected))[large].all()
+
+
+@pytest.mark.parametrize("faintest, found", [(waves.FAINTEST, False), (-1e9, True)])
+def test_heights_that_the_window_hides_leave_no_subnormal_gradients(monkeypatch, faintest, found):
+    monkeypatch.setattr(waves, "FAINTEST", faintest)
+    part, rows = part_and_rows(TEXTS[:1] * 300, INDEXES[:1] * 300)
+    features = part.features(rows)
+    features["offset"] = torch.linspace(-6, 6, 300)[:, None].repeat(1, len(STEPS))
+    sums = []
+    part.waves.over_numbers.register_forward_hook(lambda module, inputs, output: sums.extend(output))
+    vectors, _ = part.waves(features)
+    gradients = torch.autograd.grad(vectors.square().sum(), sums)
+    assert any(((0 < each.abs()) & (each.abs() < torch.finfo(torch.float32).tiny)).any() for each in gradients) == found
 
 
 def test_columns_whose_next_digit_has_no_boundaries_are_told_nothing():
