@@ -82,7 +82,7 @@ class TrainingConfig:
     validation_share: float = setting(0.05, above=0, high=1)  # of a round's work that validations may take
     max_bad_steps: int = setting(20, low=1)  # updates in a row that are not finite, after which training stops
     compile: str = setting("auto", choices=("auto", "on", "off"))  # torch.compile: auto is on CUDA
-    precision: str = setting("auto", choices=("auto", "float32", "bfloat16"))  # of products; auto: the faster
+    precision: str = setting("auto", choices=("auto", "float32", "bfloat16"))  # of matrix products; auto: what is faster
     mse_zeros: int = setting(100, low=1)  # zeros of each set that are written out for the MSE within a round; at its end, all
     seed: int = setting(1, low=0)
 

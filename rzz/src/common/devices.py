@@ -76,7 +76,8 @@ def make_device(kind):
 def compiled(model, device, setting):
     """Return `model` compiled by torch.compile if training.compile is "on", or "auto" and the device gains from it.
 
-    CUDA gains, also by CUDA graphs. A CPU gains little for a minute at each start, Apple's GPUs misbehave, XLA compiles itself.
+    CUDA gains, also by CUDA graphs. A CPU needs a C++ compiler and a minute at the first start, and a start that is killed
+    meanwhile leaves a library in torch's cache with which later ones fail. Apple's GPUs misbehave, XLA compiles itself.
     """
     if setting == "off" or (setting == "auto" and device.type != "cuda"):
         return model
