@@ -123,10 +123,8 @@ def test_what_shares_a_frame_differs_in_its_form_and_not_in_its_colour_alone():
     for figure in (loss_figure(training_log()), mse_figure(training_log()), compared_figure("", "", {
             str(k): ([0, 1], [1, 2]) for k in range(len(RUN_LINES))})):  # fmt: skip
         named = [line for line in figure.drawing.axes[0].lines if not line.get_label().startswith("_")]
-        color = {line.get_label(): line.get_color() for line in named}
-        forms = [(line.get_linestyle(), line.get_marker(), color[line.get_label()] == BASELINE and "step") for line in named]
-        dashes = [tuple(map(str, (line._dash_pattern, form))) for line, form in zip(named, forms, strict=True)]
-        assert len(set(dashes)) == len(named) > 1
+        forms = {str((line._dash_pattern, line.get_marker(), line.get_drawstyle())) for line in named}
+        assert len(forms) == len(named) > 1
 
 
 @pytest.mark.parametrize("grey", np.linspace(0, 1, 21))

@@ -311,7 +311,7 @@ def test_a_resumed_run_computes_with_as_many_threads_as_before(config, monkeypat
 
 @pytest.mark.parametrize("first", ["float32", "bfloat16"])
 def test_a_resumed_run_multiplies_in_the_precision_that_it_began_with(config, monkeypatch, first):
-    """Bit for bit, although the second session would measure that the other one is faster."""
+    """Bit for bit, although the second start would measure that the other one is faster."""
     dtypes, other = {"float32": torch.float32, "bfloat16": torch.bfloat16}, {"float32": "bfloat16", "bfloat16": "float32"}
     asked = []
 

@@ -85,7 +85,7 @@ def zeros_figure(indexes, true, predicted):
         axes.annotate(f"zero {indexes[end]:,}", (true[end], 0), (0, -20), textcoords="offset points", ha="center", fontsize="small")
     axes.set(xlabel="t", xlim=(t[0], t[-1]))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    drawing.legend(loc="outside upper center", ncols=3)
+    legend_above(drawing, ncols=3)
     caption = ("Z(t) is the zeta function on its critical line, turned so that it is real. It crosses the axis at the zeros: there "
                "the dots of the model (mean of its runs) belong.")  # fmt: skip
     return Figure("Where the zeros are, and where the model puts them", caption, drawing)
@@ -266,9 +266,9 @@ def compared_figure(title, ylabel, curves, yscale="linear"):
     return Figure(title, "On the validation sample of the round in which it is measured, which a model has not seen.", drawing)
 
 
-def legend_above(drawing):
+def legend_above(drawing, ncols=2):
     """The legend of all that a drawing holds, above its frame, where it hides nothing."""
-    drawing.legend(loc="outside upper center", ncols=2, columnspacing=1.2, handlelength=2.4)
+    drawing.legend(loc="outside upper center", ncols=ncols, columnspacing=1.2, handlelength=2.4)
 
 
 def round_spans(training):

@@ -7,11 +7,11 @@ import math
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from common.cli import command, from_here
+from common.config import Config
 from common.files import NUMBER, has_shape
 from common.text import format_duration, format_number
 from model.metrics import explicit_formula, result_table, table_notes
@@ -35,7 +35,7 @@ SETTINGS = {  # of a training, what is said of it
 class RunLogs:
     """What a run has logged. tuning, training, predictions: the lines of their logs. evaluation: evaluation.json, or None."""
 
-    config: Any
+    config: Config
     tuning: list
     training: list
     evaluation: dict | None

@@ -23,10 +23,9 @@ from training.checkpoints import exported, latest_checkpoint, source_text, train
 
 NAME = "model_card.md"
 EXPORTED, EXPORTED_CARD = "model.pt", "README.md"
-LICENSE = "mit"  # as the hubs abbreviate that of rzz/LICENSE
 METADATA = """\
 ---
-license: {license}
+license: mit
 library_name: pytorch
 tags:
 - riemann-zeta-function
@@ -209,7 +208,7 @@ def card_text(checkpoint, evaluation, exported_to=None):
 def metadata(kind, evaluation):
     """Return the header in YAML, with the measures of the test set if there are any. kind: the index embedding."""
     if evaluation is None:
-        return METADATA.format(license=LICENSE, results="")
+        return METADATA.format(results="")
     sampling = f"{evaluation['runs']} runs of nucleus sampling with p = {evaluation['top_p']:g}"
     measures = [  # by the hubs' own names, if they have one
         ("mse", f"MSE, mean over {sampling}", evaluation["mse"]),
@@ -222,7 +221,7 @@ def metadata(kind, evaluation):
     metrics = "".join(METRIC.format(type=measure, name=name, value=yaml_number(value))
                       for measure, name, value in measures if value is not None)  # fmt: skip
     results = RESULTS.format(name=f"rzz-{kind}", first=evaluation["first_index"], last=evaluation["last_index"], metrics=metrics)
-    return METADATA.format(license=LICENSE, results=results)
+    return METADATA.format(results=results)
 
 
 def yaml_number(value):
