@@ -24,7 +24,7 @@ if [ ! -x "$python" ]; then
 fi
 for requirements in "$@"; do
     "$python" -c "import torch" 2>/dev/null ||
-        echo "Installing $requirements: some minutes, 0.9 GB on the disk, more where torch brings CUDA" >&2
+        echo "Installing $requirements: some minutes, 1 GB on the disk, more where torch brings CUDA" >&2
     if ! "$python" -m pip install --quiet --disable-pip-version-check -r "$root/$requirements"; then
         echo "Installing $requirements failed; mend what pip says above and run bash $0 again." >&2
         exit 2

@@ -72,7 +72,8 @@ def test_fetching_ahead_has_the_lowest_priority(config, monkeypatch):
     with exclusive_lock(config.data_folder / ".lock", "which waits", wait=True):  # so that the other process cannot finish
         fetch_ahead(config, *interval(config, 1))
         (process,) = multiprocessing.active_children()
-        while process.is_alive() and os.getpriority(os.PRIO_PROCESS, process.pid) < 19:
+        most = time.monotonic() + 60
+        while time.monotonic() < most and process.is_alive() and os.getpriority(os.PRIO_PROCESS, process.pid) < 19:
             time.sleep(0.01)
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
     process.join()
