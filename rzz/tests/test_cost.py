@@ -22,6 +22,7 @@ from tuning.cost import (
     state_bytes,
     step_seconds,
 )
+from tuning.stacked import StackedModels
 
 MODELS = [
     ModelConfig(d_model=32, num_layers=1, num_heads=2, index_embedding="smooth"),
@@ -68,6 +69,16 @@ def test_forecast_of_operations_is_what_torch_counts(model):
     with FlopCounterMode(display=False) as counter:
         cross_entropy(logits_of(built, batch), batch.targets).backward()
     assert 1 / 1.1 < 8 * flops_per_zero(model, zeros.width - 1) / counter.get_total_flops() < 1.1
+
+
+@pytest.mark.parametrize("kind", ["primes", "waves"])
+def test_forecast_of_operations_of_a_stack_is_what_torch_counts_with_what_trials_share_once(kind):
+    model, zeros = dataclasses.replace(MODELS[1], index_embedding=kind, dropout=0.0), some_zeros(8)
+    stack = StackedModels([Config(model=model)] * 3, 10, torch.device("cpu"))
+    batch = batch_of(stack.model, zeros, 8)
+    with FlopCounterMode(display=False) as counter:
+        stack.step(batch)
+    assert 1 / 1.1 < 8 * flops_per_zero(model, zeros.width - 1, 3) / counter.get_total_flops() < 1.1
 
 
 @pytest.mark.parametrize("speed", [Throughput(0.2, 1.5, 1.4), Throughput(4.0, 100.0, 0.1), Throughput(0.01, 50.0, 2.0)])

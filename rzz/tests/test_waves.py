@@ -9,7 +9,7 @@ from common.config import ModelConfig
 from model import waves
 from model.index_embedding import NO_SLOT, Boundaries, IndexRows
 from model.tokenizer import encode
-from model.waves import STEPS, prime_powers, primes_up_to
+from model.waves import FADE, SPLINES, STEPS, cubic_splines, prime_powers, primes_up_to
 from zeta.riemann_siegel import smooth_zeros
 
 TEXTS, INDEXES = ["b110000:81584.3634e", "b99999:74919.0", "b20010:18055.7"], [110_000, 99_999, 20_010]
@@ -40,6 +40,24 @@ def test_the_boundaries_are_where_the_next_digit_would_change():
     assert slots == [NO_SLOT] * 7 + [0] * 4 + [1, NO_SLOT, 2, 3, 4, 5] + [NO_SLOT] * 3
 
 
+def spline_basis(x, count):
+    """The cubic B-splines over count − 3 equal intervals of [0, 1], by the recursion of Cox and de Boor; (count, N)."""
+    knots = np.arange(-3, count + 1) / (count - 3)
+    at = np.clip(x, 0, 1 - 1e-12)  # the recursion's intervals are open on the right
+    basis = [((left <= at) & (at < right)).astype(float) for left, right in zip(knots, knots[1:], strict=False)]
+    for degree in (1, 2, 3):
+        basis = [(at - knots[i]) / (knots[i + degree] - knots[i]) * basis[i]
+                 + (knots[i + degree + 1] - at) / (knots[i + degree + 1] - knots[i + 1]) * basis[i + 1]
+                 for i in range(len(basis) - 1)]  # fmt: skip
+    return np.array(basis)
+
+
+@pytest.mark.parametrize("count", [4, 8, 11])
+def test_the_splines_are_those_of_the_recursion(count):
+    x = np.random.default_rng(1).random(100).tolist() + [0, 1]
+    np.testing.assert_allclose(cubic_splines(x, count), spline_basis(x, count), atol=1e-9)
+
+
 def test_both_sums_are_those_of_the_formula_at_every_boundary():
     part, rows = part_and_rows()
     features, waves = part.features(rows), part.waves
@@ -47,34 +65,39 @@ def test_both_sums_are_those_of_the_formula_at_every_boundary():
     with torch.no_grad():
         for seed, sums in enumerate((waves.over_numbers, waves.over_powers)):
             sums.shape.normal_(generator=torch.Generator().manual_seed(seed))
-            sums.fall.uniform_(0.2, 0.8, generator=torch.Generator().manual_seed(seed))
         turned, primes, above = (found.double().numpy() for found in waves.sums(features))
     logs = np.log(waves.numbers)
     turns = np.exp(-1j * t[..., None] * logs)  # n^(−it), (B, boundaries, N)
 
-    def weights(sums):
-        re, im = ((sums.shape @ sums.hats) * (-sums.fall * sums.logs).exp()).double().detach().numpy()
-        return (re + 1j * im).T
+    def splines(logs, shape):
+        coefficients = shape.double().detach().numpy()
+        return spline_basis((logs - logs.min()) / np.ptp(logs), SPLINES).T @ (coefficients[0] + 1j * coefficients[1]).T
 
-    over_powers = turns[..., -waves.powers :] @ weights(waves.over_powers)
+    powers = waves.numbers[-waves.powers :]
+    is_prime = np.isin(powers, primes_up_to(60))[:, None]
+    of_primes, of_higher = (splines(np.log(powers), shape) for shape in waves.over_powers.shape.split(SPLINES, dim=-1))
+    over_powers = turns[..., -waves.powers :] @ np.where(is_prime, of_primes, of_higher)
     np.testing.assert_allclose(primes, np.concatenate([over_powers.real, over_powers.imag], -1), atol=2e-3)
     density = np.log(rows.smooth / (2 * np.pi)) / (2 * np.pi)
     np.testing.assert_allclose(above[..., 0], (t - rows.smooth[:, None]) * density[:, None], atol=1e-5)
-    slope, shift = waves.fade.tolist()
     edge = np.log(np.sqrt(rows.smooth / (2 * np.pi)))[:, None]
-    share = 1 / (1 + np.exp(-10 * (slope * (logs[: waves.summed] - edge) + shift)))
-    over_numbers = (turns[..., : waves.summed] * share[:, None]) @ weights(waves.over_numbers) * np.exp(1j * np.pi * above)
+    share = 1 / (1 + np.exp(FADE * (logs[: waves.summed] - edge)))
+    numbers = turns[..., : waves.summed] * share[:, None]
+    over_numbers = numbers @ splines(logs[: waves.summed], waves.over_numbers.shape) * np.exp(1j * np.pi * above)
     np.testing.assert_allclose(turned, np.concatenate([over_numbers.real, over_numbers.imag], -1), atol=5e-3)
 
 
-def test_with_the_weights_of_the_riemann_siegel_formula_the_turned_sum_is_z():
+def test_with_the_weights_of_the_riemann_siegel_formula_the_turned_sum_is_z(monkeypatch):
     """What training has to find: c(n) = n^(−1/2), cut at √(t/2π). Z(t) = 2 Re e^{iθ(t)} Σ n^(−1/2−it), and θ(γ̄) = π(i − 3/2)."""
+    monkeypatch.setattr(waves, "FADE", 2000)
     part, rows = part_and_rows(["b20010:18055.7"], [20_010])
     features = part.features(rows)
+    numbers = np.arange(1, 61)
+    basis = spline_basis(np.log(numbers) / np.log(60), SPLINES)
+    coefficients = np.linalg.lstsq(basis.T, numbers**-0.5, rcond=None)[0]
+    np.testing.assert_allclose(coefficients @ basis, numbers**-0.5, rtol=3e-4)
     with torch.no_grad():
-        part.waves.over_numbers.shape.zero_()[0] = 1
-        part.waves.over_numbers.fall.fill_(0.5)
-        part.waves.fade.copy_(torch.tensor([-200.0, 0.0]))
+        part.waves.over_numbers.shape.zero_()[0] = torch.tensor(coefficients)
         turned = part.waves.sums(features)[0][0]
     found = -2 * turned[:, -1].double().numpy()  # the index is even: e^{iθ(γ̄)} = i, and Re iG = −Im G
     expected = np.array([float(mpmath.siegelz(t)) for t in heights(features, rows.smooth)[0]])
@@ -91,7 +114,7 @@ def test_heights_that_the_window_hides_leave_no_subnormal_gradients(monkeypatch,
     features = part.features(rows)
     features["offset"] = torch.linspace(-6, 6, 300)[:, None].repeat(1, len(STEPS))
     sums = []
-    part.waves.over_numbers.register_forward_hook(lambda module, inputs, output: sums.extend(output))
+    part.waves.over_numbers.register_forward_hook(lambda module, inputs, output: sums.append(output))
     vectors, _ = part.waves(features)
     gradients = torch.autograd.grad(vectors.square().sum(), sums)
     assert any(((0 < each.abs()) & (each.abs() < torch.finfo(torch.float32).tiny)).any() for each in gradients) == found

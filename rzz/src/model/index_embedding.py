@@ -39,10 +39,10 @@ from model.tokenizer import COLON, DECIMALS, POINT
 from model.waves import (
     DECISIONS,
     HIDDEN,
-    KNOTS,
     NUMBER_CHANNELS,
     PRIME_CHANNELS,
     SIZES,
+    SPLINES,
     STEPS,
     BoundaryWaves,
     prime_powers,
@@ -63,12 +63,13 @@ MAX_WRITTEN_OFFSET = 12.0  # what is written minus γ̄ is clipped here: the cha
 
 
 class PartCost(NamedTuple):
-    """What a part takes."""
+    """What a part takes. What depends on the data alone has no backward pass, and is done once for all trials of a stack."""
 
     parameters: int
     products: int = 0  # multiply-adds of the forward pass of a row
     row_floats: int = 0  # that autograd keeps of a row for the backward pass
-    batch_floats: int = 0  # that it keeps once a batch
+    data_products: int = 0  # multiply-adds of a row that depend on the data alone
+    data_floats: int = 0  # of a row that are made for them
 
 
 @dataclass
@@ -175,8 +176,8 @@ class Boundaries(SmoothCount):
 
     At a height t, r = (t − γ̄) · density is how many zeros the smooth count has more than i − 1/2. Two sums are learned there:
     over whole numbers, turned by exp(iπr) as the main sum of the Riemann-Siegel formula changes its sign at every zero, fading
-    about n = √(t/2π) with a slope that is learned too; and over prime powers, as S(t) is made up. Two layers, the same at every
-    boundary, read both sums and r, and a linear layer for each of units, tenths and hundredths reads what they say of it.
+    about n = √(t/2π); and over prime powers, as S(t) is made up. Two layers, the same at every boundary, read both sums and r,
+    and a linear layer for each of units, tenths and hundredths reads what they say of it.
 
     For the digits before the units, they say on which side of the multiple of ten nearest to γ̄ the zero lies: that chooses
     between the digit that γ̄ has left and the one across, and nothing else is told there. So a carry at the thousands, which
@@ -219,17 +220,18 @@ class Boundaries(SmoothCount):
     def cost(settings, T):
         is_power = prime_powers(settings.max_prime) > 1
         numbers, powers = settings.max_number, int(is_power.sum())
-        phases = len(STEPS) * (numbers + int(is_power[numbers + 1 :].sum()))
         inputs = 2 * (NUMBER_CHANNELS + PRIME_CHANNELS) + 1
-        sums = (2 * KNOTS + 1) * NUMBER_CHANNELS + (4 * KNOTS + 1) * PRIME_CHANNELS + 2 * PRIME_CHANNELS + 5
+        sums = 2 * SPLINES * NUMBER_CHANNELS + 4 * SPLINES * PRIME_CHANNELS + 2 * PRIME_CHANNELS + 3
         layers = (inputs + 1) * HIDDEN + (inputs + HIDDEN + 1) * DECISIONS
         output = (sum(SIZES[1:]) * DECISIONS + len(SIZES[1:])) * settings.d_model + SIZES[0] * DECISIONS + 1
-        products = sum(SIZES) * (4 * (NUMBER_CHANNELS * numbers + PRIME_CHANNELS * powers) + layers) + output
-        row_floats = 2 * phases + 10 * numbers + 2 * len(STEPS) * powers + sum(SIZES) * 5 * HIDDEN
-        batch_floats = sum(SIZES) * (4 * NUMBER_CHANNELS * numbers + 2 * (numbers + powers))
+        over_splines = sum(SIZES) * 4 * SPLINES * (numbers + 2 * powers)
+        channels = 4 * SPLINES * (NUMBER_CHANNELS + 2 * PRIME_CHANNELS)
+        products = sum(SIZES) * (channels + layers) + output
+        row_floats = sum(SIZES) * (6 * SPLINES + 5 * HIDDEN)
+        waves = len(STEPS) * 4 * (numbers + powers)
         smooth = SmoothCount.cost(settings, T)
         parameters = smooth.parameters + sums + layers + output + (NO_SLOT + 1 + 10) * settings.d_model
-        return PartCost(parameters, smooth.products + products, row_floats, batch_floats)
+        return PartCost(parameters, smooth.products + products, row_floats, over_splines, waves)
 
 
 KINDS = {

@@ -17,44 +17,44 @@ from torch.nn import functional as F
 # of all higher digits; and at the eleven ends of the ten intervals that the units, tenths and hundredths cut.
 STEPS = (np.arange(-1, 2), np.arange(11), np.arange(11) / 10, np.arange(11) / 100)
 SIZES = [len(steps) for steps in STEPS]
-NUMBER_CHANNELS, PRIME_CHANNELS, KNOTS = 4, 2, 8
+NUMBER_CHANNELS, PRIME_CHANNELS, SPLINES = 4, 2, 8
+FADE = 7.5  # how steeply whole numbers fade about √(t/2π), in log n
 HIDDEN, DECISIONS = 24, 8  # units of the two layers that read a boundary
 FAINTEST = -30.0  # the logarithm of what the window lets through: less makes gradients subnormal, with which CPUs multiply slowly
 
 
 class Waves(nn.Module):
-    """Channels G_h(t) = Σ c_h(n) exp(−i t log n) at all STEPS, with complex weights c_h that are learned functions of log n.
+    """Channels G_h(t) = Σ c_h(n) exp(−i t log n) at all STEPS, whose complex weights c_h(n) are splines of log n that are learned.
 
-    c_h(n) = n^(−s_h) · (piecewise linear in log n between KNOTS values); s_h begins at 0. A weight of its own for every n learns
-    the zeros at one height and has forgotten them 10,000 zeros later. apart: None, or bool (N,): which n have knots of their own.
+    A weight of its own for every n learns the zeros at one height and has forgotten them 10,000 zeros later. With splines, all
+    that is done for each n is the same whatever has been learned: no gradient goes through it, and trials that are trained as
+    one model share it. apart: None, or bool (N,): which n have splines of their own.
     """
 
     def __init__(self, numbers, channels, apart=None, std=0.1):
         super().__init__()
         logs = np.log(numbers)
-        position = (logs - logs[0]) / max(logs.max() - logs[0], 1e-9) * (KNOTS - 1)
-        hats = np.maximum(0, 1 - np.abs(position - np.arange(KNOTS)[:, None]))
-        hats = hats if apart is None else np.concatenate([hats * ~apart, hats * apart])
+        basis = cubic_splines((logs - logs[0]) / max(logs.max() - logs[0], 1e-9), SPLINES)
+        basis = basis if apart is None else np.concatenate([basis * ~apart, basis * apart])  # (K, N)
         turns = np.concatenate(STEPS)[:, None, None] * logs  # (boundaries, 1, N)
-        self.shape = nn.Parameter(torch.randn(2, channels, len(hats)) * std)
-        self.fall = nn.Parameter(torch.zeros(channels, 1))
-        for name, table in (("logs", logs), ("hats", hats), ("cos", np.cos(turns)), ("sin", np.sin(turns))):
-            self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
+        table = np.concatenate([basis * np.cos(turns), basis * np.sin(turns)], axis=1)  # (boundaries, 2 K, N)
+        self.shape = nn.Parameter(torch.randn(2, channels, len(basis)) * std)  # of c_h, the real and the imaginary part
+        self.register_buffer("table", torch.tensor(table, dtype=torch.float32), persistent=False)
 
-    def forward(self, waves):
-        """waves: of each slot (2, B, N), cos and sin of t log n at its beginning. Returns (re, im), (B, boundaries, channels) each.
+    def sums(self, wave, slot):
+        """Return Σ b(n) exp(−i t log n) for the K splines b at the boundaries of a slot: (re, im), (B, steps, K) each.
 
-        Of the first so many slots: what no column asks for is not computed, see Boundaries.features.
+        wave: (2, B, N), cos and sin of t log n where the slot begins.
         """
-        re, im = (self.shape @ self.hats) * (-self.fall * self.logs).exp()
-        weights, quarter_turn_back = torch.cat([re, im]), torch.cat([im, -re])  # (2 channels, N)
-        sums = []
-        for wave, cos, sin in zip(waves, self.cos.split(SIZES), self.sin.split(SIZES), strict=False):
-            # A step of u turns wave n by −u log n. The weights are turned instead: they are few, and the same for all rows.
-            turned = torch.addcmul(weights * cos, quarter_turn_back, sin)  # (steps, 2 channels, N)
-            sums.append(F.linear(wave, turned.flatten(0, 1)).unflatten(-1, (len(cos), 2, -1)))
-        (cos_re, cos_im), (sin_re, sin_im) = (each.unbind(2) for each in torch.cat(sums, dim=2))
-        return cos_re + sin_im, cos_im - sin_re
+        table = self.table.split(SIZES)[slot]
+        cos, sin = F.linear(wave, table.flatten(0, 1)).unflatten(-1, (len(table), 2, -1))
+        return cos[..., 0, :] - sin[..., 1, :], -sin[..., 0, :] - cos[..., 1, :]
+
+    def forward(self, re, im):
+        """Return the channels (B, boundaries, 2 channels), real parts first. re, im: what `sums` returns, of all boundaries."""
+        real, imaginary = self.shape
+        rows = [torch.cat([real, -imaginary], dim=1), torch.cat([imaginary, real], dim=1)]
+        return F.linear(torch.cat([re, im], dim=-1), torch.cat(rows))
 
 
 class BoundaryWaves(nn.Module):
@@ -70,7 +70,6 @@ class BoundaryWaves(nn.Module):
         self.summed, self.powers = int((self.numbers <= settings.max_number).sum()), len(powers)
         self.over_numbers = Waves(self.numbers[: self.summed], NUMBER_CHANNELS)
         self.over_powers = Waves(powers, PRIME_CHANNELS, apart=powers != base[powers], std=0.01)
-        self.fade = nn.Parameter(torch.tensor([-0.8, 0.0]))
         inputs = 2 * (NUMBER_CHANNELS + PRIME_CHANNELS) + 1
         self.count, self.window = nn.Linear(2 * PRIME_CHANNELS, 1), nn.Parameter(torch.tensor([6.0, 0.5]))
         self.hidden, self.decision = nn.Linear(inputs, HIDDEN), nn.Linear(HIDDEN + inputs, DECISIONS)
@@ -86,19 +85,25 @@ class BoundaryWaves(nn.Module):
     def sums(self, features):
         """Return what is summed at every boundary: (turned, primes, above), float32 (B, boundaries, 2 NUMBER_CHANNELS),
         (B, boundaries, 2 PRIME_CHANNELS) and (B, boundaries, 1), real parts first. above is r."""
+        with torch.no_grad():
+            over_numbers, over_powers, above = self.spline_sums(features)
+        return self.over_numbers(*over_numbers), self.over_powers(*over_powers), above
+
+    def spline_sums(self, features):
+        """Return ((re, im) of whole numbers, faded and turned, (re, im) of prime powers, r) at every boundary, see Waves.sums."""
         offset, density = features["offset"], features["density"]
-        phase = features["phase"] * (2 * math.pi)
-        angles = (torch.addcmul(phase, begin[:, None], self.logs) for begin in offset.t())
-        waves = [torch.stack([angle.cos(), angle.sin()]) for angle in angles]  # (2, B, N) of each slot, which a core's cache holds
-        slope, shift = self.fade
-        share = (10 * slope * (self.logs[: self.summed] - math.pi * density) + 10 * shift).sigmoid()  # of log(n / √(γ̄/2π))
-        re, im = self.over_numbers([wave[..., : self.summed] * share for wave in waves])
-        primes_re, primes_im = self.over_powers([wave[..., -self.powers :] for wave in waves])
-        boundaries = sum(SIZES[: offset.shape[1]])
-        above = ((offset[:, self.slot_of_step[:boundaries]] + self.steps[:boundaries]) * density)[..., None]
+        share = (FADE * (math.pi * density - self.logs[: self.summed])).sigmoid()  # of log(√(γ̄/2π) / n)
+        phase = 2 * math.pi * torch.stack([features["phase"], features["phase"] - 0.25])  # sin x = cos(x − π/2)
+        parts = []
+        for slot, begin in enumerate(offset.t()):  # one after the other, so that a core's cache holds a wave
+            wave = torch.addcmul(phase, begin[:, None], self.logs).cos_()  # (2, B, N)
+            powers = wave[..., -self.powers :].contiguous()  # Apple's F.linear has been wrong if it is not (pytorch#161640)
+            numbers = wave[..., : self.summed].mul_(share).contiguous()
+            parts.append((*self.over_numbers.sums(numbers, slot), *self.over_powers.sums(powers, slot)))
+        re, im, *over_powers = (torch.cat(slots, dim=1) for slots in zip(*parts, strict=True))
+        above = ((offset[:, self.slot_of_step[: re.shape[1]]] + self.steps[: re.shape[1]]) * density)[..., None]
         cos, sin = (math.pi * above).cos(), (math.pi * above).sin()
-        turned = torch.cat([cos * re - sin * im, cos * im + sin * re], dim=-1)
-        return turned, torch.cat([primes_re, primes_im], dim=-1), above
+        return (cos * re - sin * im, cos * im + sin * re), over_powers, above
 
     def forward(self, features):
         """Return the vectors (B, T, d_model) and how likely each zero lies above the multiple of ten nearest to γ̄, (B, 1).
@@ -122,6 +127,15 @@ class BoundaryWaves(nn.Module):
         of_slots = [output(part) for output, part in zip(self.output, decided[1:], strict=False)]
         chosen = (features["slot"][..., None] == self.slots[1:slots]) * features["weight"][..., None]  # (B, T, slots - 1)
         return chosen @ torch.stack(of_slots, dim=1), above_ten
+
+
+def cubic_splines(x, count):
+    """Return the basis of the cubic splines on [0, 1] over count − 3 equal intervals, at the points x (N,): float64 (count, N).
+
+    The uniform B-splines (de Boor, "A practical guide to splines", 1978): at every point four are above 0, and all add up to 1.
+    """
+    distance = np.abs(np.asarray(x) * (count - 3) - np.arange(-1, count - 1)[:, None])
+    return np.where(distance < 1, 4 - 6 * distance**2 + 3 * distance**3, np.maximum(0, 2 - distance) ** 3) / 6
 
 
 def primes_up_to(limit):

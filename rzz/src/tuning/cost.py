@@ -79,8 +79,8 @@ def activation_bytes(model, T):
 
 
 def state_bytes(model):
-    """Bytes that do not depend on the batch size: weights, gradients, AdamW's averages, and what is made of the weights alone."""
-    return BYTES * (OPTIMIZER_COPIES * parameters_of(model) + embedding_cost(model, 0).batch_floats)
+    """Bytes that do not depend on the batch size: weights, gradients, and AdamW's averages."""
+    return BYTES * OPTIMIZER_COPIES * parameters_of(model)
 
 
 def memory_gb(config):
@@ -89,23 +89,32 @@ def memory_gb(config):
     return (state_bytes(config.model) + config.training.batch_size * activation_bytes(config.model, T)) / 1e9
 
 
-def flops_per_zero(model, T):
-    """Floating-point operations of one forward and backward pass over a row of T columns, two for each multiply-add."""
+def traffic_per_zero(model, T, trials=1):
+    """Bytes of activations of one forward and backward pass over a row of T columns, of so many trials that are one stack."""
+    return trials * activation_bytes(model, T) + BYTES * embedding_cost(model, T).data_floats
+
+
+def flops_per_zero(model, T, trials=1):
+    """Floating-point operations of one forward and backward pass over a row of T columns, two for each multiply-add.
+
+    trials: that are trained as one stack, which all together take so many.
+    """
     d_k, d_v, _ = model.head_sizes()
     R = wanted_columns(T)
     computed = (model.num_layers - 1) * T + R  # columns, over all blocks
     attention = computed * model.num_heads * T * (d_k + d_v)
     keys_and_values = (T - R) * model.d_model * model.num_heads * (d_k + d_v)  # of columns that the last block only looks at
     head = R * len(vocabulary) * model.d_model
-    products = computed * block_parameters(model) + keys_and_values + head + embedding_cost(model, T).products
-    return 3 * 2 * (products + attention)
+    embedding = embedding_cost(model, T)
+    products = computed * block_parameters(model) + keys_and_values + head + embedding.products
+    return 2 * (3 * trials * (products + attention) + embedding.data_products)
 
 
-def step_seconds(model, zeros, T, speed):
-    """Seconds of one update with `zeros` rows of T columns, on a processor of the given Throughput."""
+def step_seconds(model, zeros, T, speed, trials=1):
+    """Seconds of one update of a stack with `zeros` rows of T columns, on a processor of the given Throughput."""
     launches = speed.layer_ms / 1e3 * (model.num_layers + 1)
-    arithmetic = zeros * flops_per_zero(model, T) / (speed.tflops * 1e12)
-    traffic = zeros * activation_bytes(model, T) / (speed.gb_per_s * 1e9)
+    arithmetic = zeros * flops_per_zero(model, T, trials) / (speed.tflops * 1e12)
+    traffic = zeros * traffic_per_zero(model, T, trials) / (speed.gb_per_s * 1e9)
     return launches + arithmetic + traffic
 
 
@@ -157,7 +166,7 @@ def fitted_speed(device):
     """
     T = some_zeros(1).width - 1
     seconds = np.array([measured_step_seconds(model, size, device) for model, size in FITTED])
-    costs = np.array([[model.num_layers + 1, size * flops_per_zero(model, T), size * activation_bytes(model, T)]
+    costs = np.array([[model.num_layers + 1, size * flops_per_zero(model, T), size * traffic_per_zero(model, T)]
                       for model, size in FITTED])  # fmt: skip
     kept, found = [0, 1, 2], np.full(3, 1e-30)
     while kept and found.max() == 1e-30:

@@ -39,7 +39,7 @@ from tuning.grid import Trial, trial_key_settings
 from tuning.halving import outcome, target_epochs
 from tuning.stacked import StackedModels
 
-STACKED_FLOPS = 6e8  # of a step on a CPU: beyond, arithmetic outweighs launching and the caches are too small
+STACKED_FLOPS = 2.4e9  # of a step on a CPU: beyond, neither launching nor what trials share counts
 STATE = {  # of a trial, in its file: see StackedModels.state
     "stack": {"steps": int, **dict.fromkeys(("weights", "averaged", "exp_avg", "exp_avg_sq", "finite", "first_loss", "last_losses"),
                                             torch.Tensor)},
@@ -76,11 +76,14 @@ def schedule_jobs(config, trials, rung, device):
 
 
 def stack_size(settings, device):
-    """How many trials of this shape are trained as one model; 32 at most on a GPU."""
+    """How many trials of this shape are trained as one model, 32 at most."""
     if device.type == "cpu":
-        flops = settings.training.batch_size * flops_per_zero(settings.model, columns(settings.tuning.zeros))
-        return max(1, int(STACKED_FLOPS / flops))
-    return max(1, min(32, int(settings.tuning.max_memory_gb / GPU_WORKERS / memory_gb(settings))))
+        one, two = (settings.training.batch_size * flops_per_zero(settings.model, columns(settings.tuning.zeros), trials)
+                    for trials in (1, 2))  # fmt: skip
+        most = 1 + (STACKED_FLOPS - one) / (two - one)
+    else:
+        most = settings.tuning.max_memory_gb / GPU_WORKERS / memory_gb(settings)
+    return max(1, min(32, int(most)))
 
 
 def state_file(config, trial, epochs):
@@ -107,8 +110,8 @@ def epoch_seconds(config, settings, count, device):
     validation = config.tuning.zeros // 10
     training, size = config.tuning.zeros - validation, settings.training.batch_size
     T = columns(training)
-    updates = math.ceil(training / size) * step_seconds(settings.model, count * size, T, speed)
-    return updates + step_seconds(settings.model, count * validation, T, speed) / 3  # validation has no backward pass
+    updates = math.ceil(training / size) * step_seconds(settings.model, size, T, speed, count)
+    return updates + step_seconds(settings.model, validation, T, speed, count) / 3  # validation has no backward pass
 
 
 def worker_count(config, device):
