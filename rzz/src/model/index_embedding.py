@@ -220,17 +220,16 @@ class Boundaries(SmoothCount):
     def cost(settings, T):
         is_power = prime_powers(settings.max_prime) > 1
         numbers, powers = settings.max_number, int(is_power.sum())
-        inputs = 2 * (NUMBER_CHANNELS + PRIME_CHANNELS) + 1
-        sums = 2 * SPLINES * NUMBER_CHANNELS + 4 * SPLINES * PRIME_CHANNELS + 2 * PRIME_CHANNELS + 3
+        inputs = NUMBER_CHANNELS + PRIME_CHANNELS + 1
+        sums = 2 * SPLINES * (NUMBER_CHANNELS + 2 * PRIME_CHANNELS)
         layers = (inputs + 1) * HIDDEN + (inputs + HIDDEN + 1) * DECISIONS
         output = (sum(SIZES[1:]) * DECISIONS + len(SIZES[1:])) * settings.d_model + SIZES[0] * DECISIONS + 1
         over_splines = sum(SIZES) * 4 * SPLINES * (numbers + 2 * powers)
-        channels = 4 * SPLINES * (NUMBER_CHANNELS + 2 * PRIME_CHANNELS)
-        products = sum(SIZES) * (channels + layers) + output
+        products = sum(SIZES) * (sums + layers) + output
         row_floats = sum(SIZES) * (6 * SPLINES + 5 * HIDDEN)
         waves = len(STEPS) * 4 * (numbers + powers)
         smooth = SmoothCount.cost(settings, T)
-        parameters = smooth.parameters + sums + layers + output + (NO_SLOT + 1 + 10) * settings.d_model
+        parameters = smooth.parameters + sums + PRIME_CHANNELS + 3 + layers + output + (NO_SLOT + 1 + 10) * settings.d_model
         return PartCost(parameters, smooth.products + products, row_floats, over_splines, waves)
 
 

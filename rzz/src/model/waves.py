@@ -17,14 +17,14 @@ from torch.nn import functional as F
 # of all higher digits; and at the eleven ends of the ten intervals that the units, tenths and hundredths cut.
 STEPS = (np.arange(-1, 2), np.arange(11), np.arange(11) / 10, np.arange(11) / 100)
 SIZES = [len(steps) for steps in STEPS]
-NUMBER_CHANNELS, PRIME_CHANNELS, SPLINES = 4, 2, 8
+NUMBER_CHANNELS, PRIME_CHANNELS, SPLINES = 8, 4, 8
 FADE = 7.5  # how steeply whole numbers fade about √(t/2π), in log n
 HIDDEN, DECISIONS = 24, 8  # units of the two layers that read a boundary
 FAINTEST = -30.0  # the logarithm of what the window lets through: less makes gradients subnormal, with which CPUs multiply slowly
 
 
 class Waves(nn.Module):
-    """Channels G_h(t) = Σ c_h(n) exp(−i t log n) at all STEPS, whose complex weights c_h(n) are splines of log n that are learned.
+    """Channels G_h(t) = Re Σ c_h(n) exp(−i t log n) at all STEPS; the complex weights c_h(n) are splines of log n that are learned.
 
     A weight of its own for every n learns the zeros at one height and has forgotten them 10,000 zeros later. With splines, all
     that is done for each n is the same whatever has been learned: no gradient goes through it, and trials that are trained as
@@ -37,24 +37,23 @@ class Waves(nn.Module):
         basis = cubic_splines((logs - logs[0]) / max(logs.max() - logs[0], 1e-9), SPLINES)
         basis = basis if apart is None else np.concatenate([basis * ~apart, basis * apart])  # (K, N)
         turns = np.concatenate(STEPS)[:, None, None] * logs  # (boundaries, 1, N)
-        table = np.concatenate([basis * np.cos(turns), basis * np.sin(turns)], axis=1)  # (boundaries, 2 K, N)
-        self.shape = nn.Parameter(torch.randn(2, channels, len(basis)) * std)  # of c_h, the real and the imaginary part
-        self.register_buffer("table", torch.tensor(table, dtype=torch.float32), persistent=False)
+        cos, sin = basis * np.cos(turns), basis * np.sin(turns)
+        # Of exp(−i(a + b)) the real part is cos a cos b − sin a sin b, the imaginary part −cos a sin b − sin a cos b.
+        table = np.concatenate([np.concatenate([cos, -sin], axis=2), np.concatenate([-sin, -cos], axis=2)], axis=1)
+        self.register_buffer("table", torch.tensor(table, dtype=torch.float32), persistent=False)  # (boundaries, 2 K, 2 N)
+        self.weight = nn.Parameter(torch.randn(channels, 2 * len(basis)) * std)  # of c_h, real parts and −1 times imaginary ones
 
     def sums(self, wave, slot):
-        """Return Σ b(n) exp(−i t log n) for the K splines b at the boundaries of a slot: (re, im), (B, steps, K) each.
+        """Return Σ b(n) exp(−i t log n) for the K splines b at the boundaries of a slot: (B, steps, 2 K), real parts first.
 
-        wave: (2, B, N), cos and sin of t log n where the slot begins.
+        wave: (B, 2 N), cos and sin of t log n where the slot begins.
         """
         table = self.table.split(SIZES)[slot]
-        cos, sin = F.linear(wave, table.flatten(0, 1)).unflatten(-1, (len(table), 2, -1))
-        return cos[..., 0, :] - sin[..., 1, :], -sin[..., 0, :] - cos[..., 1, :]
+        return F.linear(wave, table.flatten(0, 1)).unflatten(-1, (len(table), -1))
 
-    def forward(self, re, im):
-        """Return the channels (B, boundaries, 2 channels), real parts first. re, im: what `sums` returns, of all boundaries."""
-        real, imaginary = self.shape
-        rows = [torch.cat([real, -imaginary], dim=1), torch.cat([imaginary, real], dim=1)]
-        return F.linear(torch.cat([re, im], dim=-1), torch.cat(rows))
+    def forward(self, sums):
+        """Return the channels (B, boundaries, channels). sums: what `sums` returns, of all boundaries."""
+        return F.linear(sums, self.weight)
 
 
 class BoundaryWaves(nn.Module):
@@ -70,8 +69,8 @@ class BoundaryWaves(nn.Module):
         self.summed, self.powers = int((self.numbers <= settings.max_number).sum()), len(powers)
         self.over_numbers = Waves(self.numbers[: self.summed], NUMBER_CHANNELS)
         self.over_powers = Waves(powers, PRIME_CHANNELS, apart=powers != base[powers], std=0.01)
-        inputs = 2 * (NUMBER_CHANNELS + PRIME_CHANNELS) + 1
-        self.count, self.window = nn.Linear(2 * PRIME_CHANNELS, 1), nn.Parameter(torch.tensor([6.0, 0.5]))
+        inputs = NUMBER_CHANNELS + PRIME_CHANNELS + 1
+        self.count, self.window = nn.Linear(PRIME_CHANNELS, 1), nn.Parameter(torch.tensor([6.0, 0.5]))
         self.hidden, self.decision = nn.Linear(inputs, HIDDEN), nn.Linear(HIDDEN + inputs, DECISIONS)
         self.carry = nn.Linear(SIZES[0] * DECISIONS, 1)
         self.output = nn.ModuleList(nn.Linear(size * DECISIONS, settings.d_model) for size in SIZES[1:])
@@ -83,27 +82,26 @@ class BoundaryWaves(nn.Module):
         self.register_buffer("slot_of_step", self.slots.repeat_interleave(torch.tensor(SIZES)), persistent=False)
 
     def sums(self, features):
-        """Return what is summed at every boundary: (turned, primes, above), float32 (B, boundaries, 2 NUMBER_CHANNELS),
-        (B, boundaries, 2 PRIME_CHANNELS) and (B, boundaries, 1), real parts first. above is r."""
+        """Return what is summed at every boundary: (turned, primes, above), float32 (B, boundaries, NUMBER_CHANNELS),
+        (B, boundaries, PRIME_CHANNELS) and (B, boundaries, 1). above is r."""
         with torch.no_grad():
             over_numbers, over_powers, above = self.spline_sums(features)
-        return self.over_numbers(*over_numbers), self.over_powers(*over_powers), above
+        return self.over_numbers(over_numbers), self.over_powers(over_powers), above
 
     def spline_sums(self, features):
-        """Return ((re, im) of whole numbers, faded and turned, (re, im) of prime powers, r) at every boundary, see Waves.sums."""
+        """Return Waves.sums over whole numbers, faded and turned, and over prime powers, and r, at every boundary."""
         offset, density = features["offset"], features["density"]
-        share = (FADE * (math.pi * density - self.logs[: self.summed])).sigmoid()  # of log(√(γ̄/2π) / n)
-        phase = 2 * math.pi * torch.stack([features["phase"], features["phase"] - 0.25])  # sin x = cos(x − π/2)
-        parts = []
+        share = (FADE * (math.pi * density - self.logs[: self.summed])).sigmoid()[:, None]  # of log(√(γ̄/2π) / n)
+        phase = 2 * math.pi * torch.stack([features["phase"], features["phase"] - 0.25], dim=1)  # sin x = cos(x − π/2)
+        over_numbers, over_powers = [], []
         for slot, begin in enumerate(offset.t()):  # one after the other, so that a core's cache holds a wave
-            wave = torch.addcmul(phase, begin[:, None], self.logs).cos_()  # (2, B, N)
-            powers = wave[..., -self.powers :].contiguous()  # Apple's F.linear has been wrong if it is not (pytorch#161640)
-            numbers = wave[..., : self.summed].mul_(share).contiguous()
-            parts.append((*self.over_numbers.sums(numbers, slot), *self.over_powers.sums(powers, slot)))
-        re, im, *over_powers = (torch.cat(slots, dim=1) for slots in zip(*parts, strict=True))
+            wave = torch.addcmul(phase, begin[:, None, None], self.logs).cos_()  # (B, 2, N)
+            over_powers.append(self.over_powers.sums(wave[..., -self.powers :].flatten(1), slot))
+            over_numbers.append(self.over_numbers.sums(wave[..., : self.summed].mul_(share).flatten(1), slot))
+        re, im = torch.cat(over_numbers, dim=1).chunk(2, dim=-1)
         above = ((offset[:, self.slot_of_step[: re.shape[1]]] + self.steps[: re.shape[1]]) * density)[..., None]
         cos, sin = (math.pi * above).cos(), (math.pi * above).sin()
-        return (cos * re - sin * im, cos * im + sin * re), over_powers, above
+        return torch.cat([cos * re - sin * im, cos * im + sin * re], dim=-1), torch.cat(over_powers, dim=1), above
 
     def forward(self, features):
         """Return the vectors (B, T, d_model) and how likely each zero lies above the multiple of ten nearest to γ̄, (B, 1).
