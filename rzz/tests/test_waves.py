@@ -23,8 +23,8 @@ def part_and_rows(texts=TEXTS, indexes=INDEXES):
 
 def heights(features, smooth):
     """The heights of all boundaries, float64 (B, boundaries)."""
-    slot_of_step = np.repeat(np.arange(len(STEPS)), [len(steps) for steps in STEPS])
-    return smooth[:, None] + features["offset"].double().numpy()[:, slot_of_step] + np.concatenate(STEPS)
+    begin = [features[f"begin_{slot}"].double().numpy()[:, None] for slot in range(len(STEPS))]
+    return smooth[:, None] + np.concatenate([each + steps for each, steps in zip(begin, STEPS, strict=True)], axis=1)
 
 
 def test_the_boundaries_are_where_the_next_digit_would_change():
@@ -113,7 +113,7 @@ def test_heights_that_the_window_hides_leave_no_subnormal_gradients(monkeypatch,
     monkeypatch.setattr(waves, "FAINTEST", faintest)
     part, rows = part_and_rows(TEXTS[:1] * 300, INDEXES[:1] * 300)
     features = part.features(rows)
-    features["offset"] = torch.linspace(-6, 6, 300)[:, None].repeat(1, len(STEPS))
+    features |= {f"begin_{slot}": torch.linspace(-6, 6, 300) for slot in range(len(STEPS))}
     sums = []
     part.waves.over_numbers.register_forward_hook(lambda module, inputs, output: sums.append(output))
     vectors, _ = part.waves(features)

@@ -198,10 +198,10 @@ class Boundaries(SmoothCount):
         numbers, offset, slot = self.waves.numbers, *rows.residual[4:]
         begin = [(np.rint(rows.smooth / 10) * 10 - rows.smooth).astype(np.float32)]
         begin += [np.where(slot == number, offset, np.float32(0)).sum(1) for number in range(1, len(STEPS))]
-        slots = 1 + slot[slot < len(STEPS)].max(initial=-1)  # the first so many are asked for: all of them in training
+        asked = np.unique(slot[slot < len(STEPS)])  # what no column asks for is not computed; in training all are
         density = (np.log(rows.smooth / (2 * math.pi)) / (2 * math.pi)).astype(np.float32)[:, None]
-        arrays = {"phase": phases_of(rows.smooth, numbers if slots else numbers[:0]), "density": density,
-                  "offset": np.stack(begin, axis=1)[:, :slots], "slot": slot}  # fmt: skip
+        arrays = {"phase": phases_of(rows.smooth, numbers if len(asked) else numbers[:0]), "density": density, "slot": slot,
+                  **{f"begin_{number}": begin[number] for number in asked}}  # fmt: skip
         return super().features(rows) | {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def forward(self, features):

@@ -78,8 +78,6 @@ class BoundaryWaves(nn.Module):
         tables = {"logs": np.log(self.numbers), "steps": np.concatenate(STEPS)}
         for name, table in tables.items():
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
-        self.register_buffer("slots", torch.arange(len(STEPS)), persistent=False)
-        self.register_buffer("slot_of_step", self.slots.repeat_interleave(torch.tensor(SIZES)), persistent=False)
 
     def sums(self, features):
         """Return what is summed at every boundary: (turned, primes, above), float32 (B, boundaries, NUMBER_CHANNELS),
@@ -90,16 +88,17 @@ class BoundaryWaves(nn.Module):
 
     def spline_sums(self, features):
         """Return Waves.sums over whole numbers, faded and turned, and over prime powers, and r, at every boundary."""
-        offset, density = features["offset"], features["density"]
+        density = features["density"]
         share = (FADE * (math.pi * density - self.logs[: self.summed])).sigmoid()[:, None]  # of log(√(γ̄/2π) / n)
         phase = 2 * math.pi * torch.stack([features["phase"], features["phase"] - 0.25], dim=1)  # sin x = cos(x − π/2)
-        over_numbers, over_powers = [], []
-        for slot, begin in enumerate(offset.t()):  # one after the other, so that a core's cache holds a wave
+        over_numbers, over_powers, above = [], [], []
+        for slot, begin in begins(features).items():  # one after the other, so that a core's cache holds a wave
+            above.append((begin[:, None] + self.steps.split(SIZES)[slot]) * density)
             wave = torch.addcmul(phase, begin[:, None, None], self.logs).cos_()  # (B, 2, N)
             over_powers.append(self.over_powers.sums(wave[..., -self.powers :].flatten(1), slot))
             over_numbers.append(self.over_numbers.sums(wave[..., : self.summed].mul_(share).flatten(1), slot))
         re, im = torch.cat(over_numbers, dim=1).chunk(2, dim=-1)
-        above = ((offset[:, self.slot_of_step[: re.shape[1]]] + self.steps[: re.shape[1]]) * density)[..., None]
+        above = torch.cat(above, dim=1)[..., None]
         cos, sin = (math.pi * above).cos(), (math.pi * above).sin()
         return torch.cat([cos * re - sin * im, cos * im + sin * re], dim=-1), torch.cat(over_powers, dim=1), above
 
@@ -108,7 +107,7 @@ class BoundaryWaves(nn.Module):
 
         0 for what no column asks for.
         """
-        slots = features["offset"].shape[1]
+        slots = list(begins(features))
         if not slots:
             return 0.0, torch.zeros_like(features["density"])
         turned, primes, above = self.sums(features)
@@ -118,13 +117,18 @@ class BoundaryWaves(nn.Module):
         turned = turned * window.clamp(min=FAINTEST).sigmoid()
         read = torch.cat([turned, primes, count.clamp(-3, 3)], dim=-1)
         decided = self.decision(torch.cat([self.hidden(read).tanh(), read], dim=-1)).tanh()
-        decided = [part.flatten(1) for part in decided.split(SIZES[:slots], dim=1)]
-        above_ten = self.carry(decided[0]).sigmoid()
-        if slots == 1:
+        decided = dict(zip(slots, (part.flatten(1) for part in decided.split([SIZES[slot] for slot in slots], dim=1)), strict=True))
+        above_ten = self.carry(decided.pop(0)).sigmoid() if 0 in decided else torch.zeros_like(features["density"])
+        if not decided:
             return 0.0, above_ten
-        of_slots = [output(part) for output, part in zip(self.output, decided[1:], strict=False)]
-        chosen = (features["slot"][..., None] == self.slots[1:slots]) * features["weight"][..., None]  # (B, T, slots - 1)
-        return chosen @ torch.stack(of_slots, dim=1), above_ten
+        of_slots = torch.stack([self.output[slot - 1](part) for slot, part in decided.items()], dim=1)  # (B, slots, d_model)
+        chosen = torch.stack([features["slot"] == slot for slot in decided], dim=-1) * features["weight"][..., None]
+        return chosen @ of_slots, above_ten
+
+
+def begins(features):
+    """Return {slot: where it begins, (B,), as height above γ̄} of the slots that a column asks for: all of them in training."""
+    return {slot: features[f"begin_{slot}"] for slot in range(len(STEPS)) if f"begin_{slot}" in features}
 
 
 def cubic_splines(x, count):
