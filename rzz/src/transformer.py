@@ -100,9 +100,10 @@ class Transformer(nn.Module):
     """Decoder-only transformer over a small vocabulary.
 
     position_embedding: a module with
-        forward(features) -> (B, T, d_model) tensor, and
-        features(tokens, indexes, start=0) -> CPU tensors for the columns from `start` of uint8 tokens (B, T), given
-        the int64 indexes (B,) of the rows.
+        features(tokens, indexes, start=0) -> dictionary of CPU tensors for the columns from `start` of uint8 tokens (B, T),
+        given the int64 indexes (B,) of the rows,
+        prepare(features) -> what of it, on the device, needs no weights, and
+        forward(features) -> (B, T, d_model) tensor of what `prepare` returns.
     """
 
     def __init__(self, config, position_embedding):
@@ -129,7 +130,7 @@ class Transformer(nn.Module):
     def forward(self, tokens, features, cache=None, start=0, first=0):
         """Return the logits (B, T - first, vocabulary_size) of the token after each of `tokens` (B, T), int64.
 
-        features: what position_embedding.features gave for these columns, on the model's device. cache, start: see
+        features: what `features` returns for these columns. cache, start: see
         new_cache and CausalSelfAttention; without a cache the columns are 0 … T - 1. first: the first of the T columns
         whose logits are wanted; those before it need not go through the last block, only be seen by it.
         """
@@ -138,6 +139,11 @@ class Transformer(nn.Module):
         for layer, block in enumerate(self.blocks):
             x = block(x, None if cache is None else cache[layer], start, first if layer == last else 0)
         return self.head(self.final_norm(x))
+
+    def features(self, tokens, indexes, start=0):
+        """Return what forward takes for the columns from `start` of uint8 tokens (B, T), given the int64 indexes (B,)."""
+        features = self.position_embedding.features(tokens, indexes, start)
+        return self.position_embedding.prepare(on_device(features, self.head.weight.device))
 
     def new_cache(self, batch_size):
         """Return empty keys and values of every layer for `batch_size` rows, on the model's device."""
@@ -195,7 +201,7 @@ def generate(model, prompts, indexes, uniforms, p, end_token):
 
     with evaluating(model):
         cache = model.new_cache(n)
-        features = on_device(model.position_embedding.features(prompts, indexes), device)
+        features = model.features(prompts, indexes)
         logits = model(prompts.to(device).long(), features, cache, first=length - 1)[:, 0].repeat_interleave(runs, dim=0)
         cache = [tuple(part.repeat_interleave(runs, dim=0) for part in layer) for layer in cache]
         for column in range(length, context):
@@ -203,8 +209,8 @@ def generate(model, prompts, indexes, uniforms, p, end_token):
             finished |= rows[:, column] == end_token
             if column == context - 1 or bool(finished.all()):
                 break
-            features = model.position_embedding.features(rows[:, : column + 1], row_indexes, start=column)
-            logits = model(rows[:, column : column + 1].to(device).long(), on_device(features, device), cache, column)[:, 0]
+            features = model.features(rows[:, : column + 1], row_indexes, start=column)
+            logits = model(rows[:, column : column + 1].to(device).long(), features, cache, column)[:, 0]
     return rows.view(n, runs, context)
 
 

@@ -77,7 +77,7 @@ def batch_of(model, dataset, size):
 
 def whole_rows(model, rows, indexes):
     """What a Transformer takes for the uint8 `rows` (n, T) of `indexes`: tokens and features."""
-    return torch.from_numpy(rows).long(), model.position_embedding.features(rows, indexes)
+    return torch.from_numpy(rows).long(), model.features(rows, indexes)
 
 
 def write_config(folder, settings):

@@ -8,7 +8,7 @@ from conftest import batch_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.config import Config, ModelConfig, Throughput, TrainingConfig
-from model.batches import iterate_batches
+from model.batches import first_batch, iterate_batches
 from model.index_embedding import KINDS
 from model.network import build_model, cross_entropy, logits_of, parameter_count
 from training.optimizer import make_optimizer
@@ -18,11 +18,11 @@ from tuning.cost import (
     fitted_speed,
     flops_per_zero,
     parameters_of,
+    prepare_seconds,
     some_zeros,
     state_bytes,
     step_seconds,
 )
-from tuning.stacked import StackedModels
 
 MODELS = [
     ModelConfig(d_model=32, num_layers=1, num_heads=2, index_embedding="smooth"),
@@ -71,14 +71,13 @@ def test_forecast_of_operations_is_what_torch_counts(model):
     assert 1 / 1.1 < 8 * flops_per_zero(model, zeros.width - 1) / counter.get_total_flops() < 1.1
 
 
-@pytest.mark.parametrize("kind", ["primes", "waves"])
-def test_forecast_of_operations_of_a_stack_is_what_torch_counts_with_what_trials_share_once(kind):
-    model, zeros = dataclasses.replace(MODELS[1], index_embedding=kind, dropout=0.0), some_zeros(8)
-    stack = StackedModels([Config(model=model)] * 3, 10, torch.device("cpu"))
-    batch = batch_of(stack.model, zeros, 8)
+def test_forecast_of_what_it_takes_to_prepare_a_zero_is_what_torch_counts():
+    built = build_model(MODELS[1], seed=1)
+    batch = first_batch(built, some_zeros(8), 8)
     with FlopCounterMode(display=False) as counter:
-        stack.step(batch)
-    assert 1 / 1.1 < 8 * flops_per_zero(model, zeros.width - 1, 3) / counter.get_total_flops() < 1.1
+        batch.prepared(built)
+    seconds = 8 * prepare_seconds(MODELS[1], Throughput(tflops=1e-12, gb_per_s=1e12))
+    assert 1 / 1.1 < seconds / counter.get_total_flops() < 1.1
 
 
 @pytest.mark.parametrize("speed", [Throughput(0.2, 1.5, 1.4), Throughput(4.0, 100.0, 0.1), Throughput(0.01, 50.0, 2.0)])

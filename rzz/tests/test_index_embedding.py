@@ -156,7 +156,7 @@ def test_a_new_kind_is_a_class_and_a_line(monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_vectors_of_a_kind_are_the_sum_of_those_of_its_parts(kind):
     embedding = IndexEmbedding(ModelConfig(d_model=8, index_embedding=kind, max_prime=10))
-    features = embedding.features(tokens_of("b10:49.7738e", "b12:56.4462e"), np.array([10, 12]))
+    features = embedding.prepare(embedding.features(tokens_of("b10:49.7738e", "b12:56.4462e"), np.array([10, 12])))
     vectors = [vector.expand(2, 12, 8) for part in embedding.parts for vector in part(features)]
     torch.testing.assert_close(embedding(features), torch.stack(vectors).sum(0))
     assert {id(p) for part in embedding.parts for p in part.parameters()} == {id(p) for p in embedding.parameters()}

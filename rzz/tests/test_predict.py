@@ -23,7 +23,6 @@ from model.sampling import character_probabilities, predict
 from model.tokenizer import decode, encode
 from reporting.prediction_card import TABLE_HEADER, card, column_widths, table_row
 from training.checkpoints import latest_checkpoint, trained_model, trained_zeros
-from transformer import on_device
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +63,7 @@ def step_by_step(model, index, length=32):
     text, probabilities = f"b{index}:", []
     while len(text) < length and not text.endswith("e"):
         tokens = np.array([encode(text)], np.uint8)
-        features = on_device(model.position_embedding.features(tokens, np.array([index])), "cpu")
-        given = model(torch.from_numpy(tokens).long(), features)[0, -1].double().softmax(-1)
+        given = model(torch.from_numpy(tokens).long(), model.features(tokens, np.array([index])))[0, -1].double().softmax(-1)
         probabilities.append(given.numpy())
         text += decode([int(given.argmax())])
     return text, np.array(probabilities)

@@ -40,6 +40,12 @@ def test_the_boundaries_are_where_the_next_digit_would_change():
     assert slots == [NO_SLOT] * 7 + [0] * 4 + [1, NO_SLOT, 2, 3, 4, 5] + [NO_SLOT] * 3
 
 
+def summed(part, features):
+    """The channels of whole numbers and of prime powers, and r, at all boundaries."""
+    prepared, waves = part.prepare(features), part.waves
+    return waves.over_numbers(prepared["over_numbers"]), waves.over_powers(prepared["over_powers"]), prepared["above"]
+
+
 def spline_basis(x, count):
     """The cubic B-splines over count − 3 equal intervals of [0, 1], by the recursion of Cox and de Boor; (count, N)."""
     knots = np.arange(-3, count + 1) / (count - 3)
@@ -65,7 +71,7 @@ def test_both_sums_are_those_of_the_formula_at_every_boundary():
     with torch.no_grad():
         for seed, sums in enumerate((waves.over_numbers, waves.over_powers)):
             sums.weight.normal_(generator=torch.Generator().manual_seed(seed))
-        turned, primes, above = (found.double().numpy() for found in waves.sums(features))
+        turned, primes, above = (found.double().numpy() for found in summed(part, features))
     logs = np.log(waves.numbers)
     turns = np.exp(-1j * t[..., None] * logs)  # n^(−it), (B, boundaries, N)
 
@@ -99,7 +105,7 @@ def test_with_the_weights_of_the_riemann_siegel_formula_the_turned_sum_is_z(monk
     np.testing.assert_allclose(coefficients @ basis, numbers**-0.5, rtol=3e-4)
     with torch.no_grad():
         part.waves.over_numbers.weight.zero_()[0, SPLINES:] = torch.tensor(coefficients)
-        turned = part.waves.sums(features)[0][0]
+        turned = summed(part, features)[0][0]
     found = -2 * turned[:, 0].double().numpy()  # the index is even: e^{iθ(γ̄)} = i, and Re iG = −Im G
     expected = np.array([float(mpmath.siegelz(t)) for t in heights(features, rows.smooth)[0]])
     remainder = (rows.smooth[0] / (2 * np.pi)) ** -0.25
@@ -116,7 +122,7 @@ def test_heights_that_the_window_hides_leave_no_subnormal_gradients(monkeypatch,
     features |= {f"begin_{slot}": torch.linspace(-6, 6, 300) for slot in range(len(STEPS))}
     sums = []
     part.waves.over_numbers.register_forward_hook(lambda module, inputs, output: sums.append(output))
-    vectors, _ = part.waves(features)
+    vectors, _ = part.waves(part.prepare(features))
     gradients = torch.autograd.grad(vectors.square().sum(), sums)
     assert any(((0 < each.abs()) & (each.abs() < torch.finfo(torch.float32).tiny)).any() for each in gradients) == found
 
@@ -125,7 +131,7 @@ def test_columns_whose_next_digit_has_no_boundaries_are_told_nothing():
     part, rows = part_and_rows()
     features = part.features(rows)
     with torch.no_grad():
-        vectors, _ = part.waves({**features, "weight": torch.ones(features["slot"].shape)})
+        vectors, _ = part.waves(part.prepare({**features, "weight": torch.ones(features["slot"].shape)}))
     silent = (features["slot"] == 0) | (features["slot"] >= len(STEPS))
     assert silent.any() and (vectors[silent] == 0).all() and (vectors[~silent] != 0).any(-1).all()
 
@@ -156,13 +162,13 @@ def test_a_carry_is_decided_by_the_side_of_the_nearest_ten_unless_the_digits_so_
         part.waves.carry.weight.zero_()
         for bias, digit in ((-50.0, below), (50.0, above)):
             part.waves.carry.bias.fill_(bias)
-            assert sum(part(features))[0, column].tolist() == pytest.approx([digit] * 8)
+            assert sum(part(part.prepare(features)))[0, column].tolist() == pytest.approx([digit] * 8)
 
 
 def test_a_digit_before_the_units_is_told_in_the_same_way_wherever_it_stands():
     part, rows = part_and_rows(["b99:8", "b10000000:", "b10000000:8", "b10000000:888"], [99, *[10**7] * 3])
     rows.smooth = np.array([8805.0, 885.0, 8888805.0, 8888805.0])
     with torch.no_grad():
-        vectors = sum(part(part.features(rows)))
+        vectors = sum(part(part.prepare(part.features(rows))))
     last = [vectors[row, column] for row, column in enumerate((4, 9, 10, 12))]
     assert all(torch.equal(vector, part.waves.digits[8]) for vector in last)

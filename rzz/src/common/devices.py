@@ -30,6 +30,7 @@ from common.config import UserError
 TIMED_S = 1.0  # seconds that are spent on finding out which of several ways is fastest
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WORTHWHILE = 1.1  # times as fast bfloat16 has to be: less is within what other work on the machine changes
+CACHED_FLOATS = 2**19  # a core's own cache has a megabyte or more
 PCI = Path("/sys/bus/pci/devices")
 TPU_IDS = ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")  # v2 and v3, v4, v5p, v5e, v6e, 7x: PCI devices of Google's
 XLA_PACKAGES = "pip install torch==2.9.0 torch_xla[tpu]==2.9.0"  # the last torch_xla that there is, and the torch it is made for
@@ -300,6 +301,11 @@ def fused_adamw(device):
 def slicing_device(device):
     """Return the device on which batches are cut from larger tensors: XLA would compile a program for every offset."""
     return torch.device("cpu") if device.type == "xla" else device
+
+
+def rows_at_once(device, floats):
+    """Return how many rows of so many floats are best computed at once: on a CPU what a core's cache holds, else all."""
+    return max(1, CACHED_FLOATS // floats) if device.type == "cpu" else 2**62
 
 
 def end_step(device):

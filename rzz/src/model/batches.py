@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     tokens: torch.Tensor  # int64 (B, T)
     targets: torch.Tensor  # int64 (B, T - first): of the columns from the first ':' on
-    features: dict[str, torch.Tensor]  # of all columns, what the IndexEmbedding reads
+    features: dict[str, torch.Tensor]  # of all columns, what the IndexEmbedding reads, or what it prepares that from
     num_targets: int  # trajectories in the batch that is one update, of which this may be a micro-batch
 
     @property
@@ -43,6 +43,10 @@ class Batch(NamedTuple):
         """Return the micro-batch of the rows `chosen`, a slice."""
         features = {name: feature[chosen] for name, feature in self.features.items()}
         return Batch(self.tokens[chosen], self.targets[chosen], features, self.num_targets)
+
+    def prepared(self, model):
+        """Return the batch as `model`, on the same device, takes it."""
+        return self._replace(features=model.position_embedding.prepare(self.features))
 
     def to(self, device):
         return Batch(self.tokens.to(device), self.targets.to(device), on_device(self.features, device), self.num_targets)
@@ -82,10 +86,19 @@ def iterate_batches(model, dataset, batch_size, start=0, rank=0, world_size=1, n
             if row != chunks[-1]:
                 upcoming.append(prepare(row + size))
             chunk = chunk.to(slicing_device(device))
+            if slicing_device(device) == device:  # for many batches at once, which takes fewer launches
+                chunk = chunk.prepared(model)
             for number, count in enumerate(num_targets):
                 if row + number * batch_size >= start:
                     batch = chunk.rows(slice(number * rows_per_rank, (number + 1) * rows_per_rank)).to(device)
+                    batch = batch if slicing_device(device) == device else batch.prepared(model)
                     yield batch._replace(num_targets=count)
+
+
+def first_batch(model, dataset, size):
+    """Return the first Batch of an epoch on the model's device before it is prepared, for timing what that takes as well."""
+    chunk, _ = prepare_chunk(model.position_embedding, dataset, 0, size, size, np.arange(size))
+    return chunk.to(model.head.weight.device)
 
 
 def prepare_chunk(position_embedding, dataset, row, size, batch_size, rank_rows, noise=None):

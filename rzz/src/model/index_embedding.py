@@ -13,6 +13,7 @@ KINDS lists the parts of each kind: a new kind is a class and a line. A part is 
 
     description             what it tells the model, in words, for the help and the model card
     features(rows)          {name: CPU tensor of shape (B, T, ...) or (B, ...)} of some IndexRows
+    prepare(features)       if it has it: the features of all parts on the device, with what is computed there without weights
     forward(features)       the vectors that it adds, a list of (B, T, d_model); features: those of all parts
     cost(settings, T)       the PartCost of rows of T columns, for the forecasts
 
@@ -63,13 +64,13 @@ MAX_WRITTEN_OFFSET = 12.0  # what is written minus γ̄ is clipped here: the cha
 
 
 class PartCost(NamedTuple):
-    """What a part takes. What depends on the data alone has no backward pass, and is done once for all trials of a stack."""
+    """What a part takes."""
 
     parameters: int
     products: int = 0  # multiply-adds of the forward pass of a row
     row_floats: int = 0  # that autograd keeps of a row for the backward pass
-    data_products: int = 0  # multiply-adds of a row that depend on the data alone
-    data_floats: int = 0  # of a row that are made for them
+    data_products: int = 0  # multiply-adds of preparing a row
+    data_floats: int = 0  # that are made for them
 
 
 @dataclass
@@ -159,10 +160,12 @@ class PrimePhases(nn.Module):
     def features(self, rows):
         return {"phase": torch.from_numpy(phases_of(rows.smooth, self.primes))}
 
-    def forward(self, features):
+    def prepare(self, features):
         angle = features["phase"] * (2 * math.pi)
-        waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        vector = self.phase_output(F.gelu(self.phase_hidden(waves)))
+        return features | {"wave": torch.cat([angle.cos(), angle.sin()], dim=-1)}
+
+    def forward(self, features):
+        vector = self.phase_output(F.gelu(self.phase_hidden(features["wave"])))
         return [vector[:, None] * features["weight"][..., None]]
 
     @staticmethod
@@ -204,8 +207,11 @@ class Boundaries(SmoothCount):
                   **{f"begin_{number}": begin[number] for number in asked}}  # fmt: skip
         return super().features(rows) | {name: torch.from_numpy(array) for name, array in arrays.items()}
 
+    def prepare(self, features):
+        return self.waves.prepare(features)
+
     def forward(self, features):
-        with torch.autocast(features["phase"].device.type, enabled=False):  # bfloat16 would lose the phases
+        with torch.autocast(features["density"].device.type, enabled=False):  # bfloat16 would lose the sums
             vectors, above_ten = self.waves(features)
         # One of the two digits and not a mixture, which may be read as a third; its gradient is the mixture's.
         above_ten = (above_ten > 0.5).float() + (above_ten - above_ten.detach())
@@ -227,7 +233,7 @@ class Boundaries(SmoothCount):
         over_splines = sum(SIZES) * 4 * SPLINES * (numbers + 2 * powers)
         products = sum(SIZES) * (sums + layers) + output
         row_floats = sum(SIZES) * (6 * SPLINES + 5 * HIDDEN)
-        waves = len(STEPS) * 4 * (numbers + powers)
+        waves = len(STEPS) * 2 * (numbers + powers)
         smooth = SmoothCount.cost(settings, T)
         parameters = smooth.parameters + sums + PRIME_CHANNELS + 3 + layers + output + (NO_SLOT + 1 + 10) * settings.d_model
         return PartCost(parameters, smooth.products + products, row_floats, over_splines, waves)
@@ -256,8 +262,15 @@ class IndexEmbedding(nn.Module):
         parameters = [parameter for part in self.parts for parameter in part.parameters()]
         assert len(parameters) == len(list(self.parameters())), "a part keeps its parameters in modules, under their own names"
 
+    @torch.no_grad()
+    def prepare(self, features):
+        """Return what forward takes, for a dictionary of features on this module's device: no gradient goes through this."""
+        for part in self.parts:
+            features = part.prepare(features) if hasattr(part, "prepare") else features
+        return features
+
     def forward(self, features):
-        """Return the vectors (B, T, d_model) of a dictionary of features on this module's device."""
+        """Return the vectors (B, T, d_model) of what `prepare` returns."""
         return reduce(torch.add, [vector for part in self.parts for vector in part(features)])
 
     def features(self, tokens, indexes, start=0):

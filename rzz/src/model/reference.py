@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from common.config import CONTEXT
 from model.tokenizer import END, PAD, encode, row_text, targets_of_rows, trajectories, zero_text
-from transformer import nucleus_sample, on_device
+from transformer import nucleus_sample
 
 
 def mpmath_zeros(first, count):
@@ -118,8 +118,7 @@ def generate_without_cache(model, prompts, indexes, uniforms, p):
     device = model.head.weight.device
     rows = np.repeat(np.pad(prompts, ((0, 0), (0, CONTEXT - prompts.shape[1])), constant_values=PAD), runs, axis=0)
     for column in range(prompts.shape[1], CONTEXT):
-        features = on_device(model.position_embedding.features(rows, np.repeat(indexes, runs)), device)
-        logits = model(torch.from_numpy(rows).to(device).long(), features)[:, column - 1]
+        logits = model(torch.from_numpy(rows).to(device).long(), model.features(rows, np.repeat(indexes, runs)))[:, column - 1]
         rows[:, column] = nucleus_sample(logits.cpu(), p, uniforms.reshape(n * runs, CONTEXT)[:, column]).numpy()
         if (rows == END).any(1).all():
             break

@@ -12,7 +12,7 @@ import torch
 
 from common.devices import derive_seed
 from model.tokenizer import END, PAD, SCALE, decode, encode, encode_prompts, parse_value, vocabulary
-from transformer import evaluating, generate, on_device
+from transformer import evaluating, generate
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
 GENERATION_BATCH = 1024  # zeros × runs generated at a time; bounds the memory of keys and values
@@ -83,8 +83,8 @@ def character_probabilities(model, indexes, texts):
     for row, text in zip(rows, texts, strict=True):
         row[: len(text)] = encode(text)
     device = model.head.weight.device
-    features = on_device(model.position_embedding.features(rows, np.asarray(indexes, np.int64)), device)
     with evaluating(model):
+        features = model.features(rows, np.asarray(indexes, np.int64))
         probabilities = model(torch.from_numpy(rows).to(device).long(), features).cpu().double().softmax(-1).numpy()
     return [distributions[text.index(":") : len(text) - 1] for distributions, text in zip(probabilities, texts, strict=True)]
 

@@ -1,7 +1,8 @@
 """Sums of waves over whole numbers and prime powers, at the heights where the next digit of a zero could end.
 
     waves = BoundaryWaves(config.model)
-    vectors, above_ten = waves(features)                 # (B, T, d_model), (B, 1); features: what Boundaries.features returns
+    features = waves.prepare(features)                   # what Boundaries.features returns, with the sums
+    vectors, above_ten = waves(features)                 # (B, T, d_model), (B, 1)
 
 One of the parts of an index embedding is made of this (model.index_embedding.Boundaries).
 """
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from common.devices import rows_at_once
 
 # The heights at which phases are taken, as steps from where a slot begins: about the multiple of ten nearest to γ̄, for the carries
 # of all higher digits; and at the eleven ends of the ten intervals that the units, tenths and hundredths cut.
@@ -79,20 +82,25 @@ class BoundaryWaves(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
 
-    def sums(self, features):
-        """Return what is summed at every boundary: (turned, primes, above), float32 (B, boundaries, NUMBER_CHANNELS),
-        (B, boundaries, PRIME_CHANNELS) and (B, boundaries, 1). above is r."""
-        with torch.no_grad():
-            over_numbers, over_powers, above = self.spline_sums(features)
-        return self.over_numbers(over_numbers), self.over_powers(over_powers), above
+    def prepare(self, features):
+        """Return `features` with "over_numbers", "over_powers" and "above" instead of the phases, see sums."""
+        kept = {name: feature for name, feature in features.items() if name != "phase"}
+        if not begins(features):
+            return kept
+        rows, numbers = features["phase"].shape
+        size = rows_at_once(features["phase"].device, 2 * numbers)
+        starts = range(0, rows, size)
+        pieces = [self.sums({name: feature[row : row + size] for name, feature in features.items()}) for row in starts]
+        return kept | {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
-    def spline_sums(self, features):
-        """Return Waves.sums over whole numbers, faded and turned, and over prime powers, and r, at every boundary."""
+    def sums(self, features):
+        """Return what is summed at every boundary: Waves.sums "over_numbers", faded and turned, and "over_powers", and "above",
+        which is r, (B, boundaries, 1)."""
         density = features["density"]
         share = (FADE * (math.pi * density - self.logs[: self.summed])).sigmoid()[:, None]  # of log(√(γ̄/2π) / n)
         phase = 2 * math.pi * torch.stack([features["phase"], features["phase"] - 0.25], dim=1)  # sin x = cos(x − π/2)
         over_numbers, over_powers, above = [], [], []
-        for slot, begin in begins(features).items():  # one after the other, so that a core's cache holds a wave
+        for slot, begin in begins(features).items():
             above.append((begin[:, None] + self.steps.split(SIZES)[slot]) * density)
             wave = torch.addcmul(phase, begin[:, None, None], self.logs).cos_()  # (B, 2, N)
             over_powers.append(self.over_powers.sums(wave[..., -self.powers :].flatten(1), slot))
@@ -100,7 +108,8 @@ class BoundaryWaves(nn.Module):
         re, im = torch.cat(over_numbers, dim=1).chunk(2, dim=-1)
         above = torch.cat(above, dim=1)[..., None]
         cos, sin = (math.pi * above).cos(), (math.pi * above).sin()
-        return torch.cat([cos * re - sin * im, cos * im + sin * re], dim=-1), torch.cat(over_powers, dim=1), above
+        turned = torch.cat([cos * re - sin * im, cos * im + sin * re], dim=-1)
+        return {"over_numbers": turned, "over_powers": torch.cat(over_powers, dim=1), "above": above}
 
     def forward(self, features):
         """Return the vectors (B, T, d_model) and how likely each zero lies above the multiple of ten nearest to γ̄, (B, 1).
@@ -110,9 +119,10 @@ class BoundaryWaves(nn.Module):
         slots = list(begins(features))
         if not slots:
             return 0.0, torch.zeros_like(features["density"])
-        turned, primes, above = self.sums(features)
+        turned, primes = self.over_numbers(features["over_numbers"]), self.over_powers(features["over_powers"])
         turned = turned * (1 + turned.square().mean(-1, keepdim=True)).rsqrt()
-        count = above + self.count(primes)  # about N(t) − (i − 1/2); where it is far from 0, the sign belongs to another zero
+        # About N(t) − (i − 1/2); where it is far from 0, the sign belongs to another zero.
+        count = features["above"] + self.count(primes)
         window = self.window[0] * (self.window[1] - count.square())
         turned = turned * window.clamp(min=FAINTEST).sigmoid()
         read = torch.cat([turned, primes, count.clamp(-3, 3)], dim=-1)

@@ -12,7 +12,7 @@ from common.devices import describe_device, memory, synchronize
 from common.processes import is_distributed
 from common.text import format_duration
 from data_utils import interval, missing_zeros, require_zeros, zeros_in_memory
-from model.batches import iterate_batches
+from model.batches import first_batch
 from model.network import parameter_count
 from training.checkpoints import LAST, PREVIOUS
 from training.progress import validation_share
@@ -43,9 +43,9 @@ def print_preflight(config, args, device, reason):
     began = time.perf_counter()
     zeros_in_memory(config, first + count, count)
     seconds_each = (time.perf_counter() - began) / count
-    batch = next(iterate_batches(run.model, run.training, config.training.batch_size))
+    batch = first_batch(run.model, run.training, config.training.batch_size)
     run.losses.clear()
-    seconds = median_seconds(lambda: run.train_step(batch), device)
+    seconds = median_seconds(lambda: run.train_step(batch.prepared(run.model)), device)
     used, total = memory(device)
     threads = {"threads": f"{run.progress.threads}: {why_threads}"} if why_threads else {}
     hours_text = format_duration(steps * seconds * (1 + validation_share(config)))

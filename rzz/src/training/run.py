@@ -22,7 +22,7 @@ from common.logs import log
 from common.processes import barrier, rank, world_size, wrap_ddp
 from common.signals import interruptible
 from data_utils import fetch_ahead, interval, require_zeros, some_zeros, training_zeros, validation_zeros
-from model.batches import index_noise, iterate_batches
+from model.batches import first_batch, index_noise, iterate_batches
 from model.index_embedding import NUMBERS_MARGIN, Boundaries, numbers_in_main_sum, parts_of
 from model.network import build_model, cross_entropy, logits_of
 from training.checkpoints import checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
@@ -96,9 +96,10 @@ class TrainingRun:
         progress, setting = self.progress, self.config.training.precision
         asked = PRECISIONS.get(setting, torch.float32)
         size = min(self.config.training.batch_size, MOST_TIMED)
-        batch = next(iterate_batches(self.model, some_zeros(size), size))
+        first = first_batch(self.model, some_zeros(size), size)
 
         def work(dtype=asked):
+            batch = first.prepared(self.model)
             cross_entropy(logits_of(self.model, batch, dtype), batch.targets).backward()
             self.model.zero_grad(set_to_none=True)
 

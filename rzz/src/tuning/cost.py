@@ -19,7 +19,7 @@ import torch
 from common.config import HardwareProfile, ModelConfig, Throughput, TrainingConfig
 from common.devices import describe_device, fast_cores, synchronize
 from data_utils import some_zeros
-from model.batches import iterate_batches
+from model.batches import first_batch
 from model.index_embedding import embedding_cost
 from model.network import build_model
 from model.tokenizer import vocabulary
@@ -89,33 +89,30 @@ def memory_gb(config):
     return (state_bytes(config.model) + config.training.batch_size * activation_bytes(config.model, T)) / 1e9
 
 
-def traffic_per_zero(model, T, trials=1):
-    """Bytes of activations of one forward and backward pass over a row of T columns, of so many trials that are one stack."""
-    return trials * activation_bytes(model, T) + BYTES * embedding_cost(model, T).data_floats
-
-
-def flops_per_zero(model, T, trials=1):
-    """Floating-point operations of one forward and backward pass over a row of T columns, two for each multiply-add.
-
-    trials: that are trained as one stack, which all together take so many.
-    """
+def flops_per_zero(model, T):
+    """Floating-point operations of one forward and backward pass over a row of T columns, two for each multiply-add."""
     d_k, d_v, _ = model.head_sizes()
     R = wanted_columns(T)
     computed = (model.num_layers - 1) * T + R  # columns, over all blocks
     attention = computed * model.num_heads * T * (d_k + d_v)
     keys_and_values = (T - R) * model.d_model * model.num_heads * (d_k + d_v)  # of columns that the last block only looks at
     head = R * len(vocabulary) * model.d_model
-    embedding = embedding_cost(model, T)
-    products = computed * block_parameters(model) + keys_and_values + head + embedding.products
-    return 2 * (3 * trials * (products + attention) + embedding.data_products)
+    products = computed * block_parameters(model) + keys_and_values + head + embedding_cost(model, T).products
+    return 3 * 2 * (products + attention)
 
 
 def step_seconds(model, zeros, T, speed, trials=1):
-    """Seconds of one update of a stack with `zeros` rows of T columns, on a processor of the given Throughput."""
+    """Seconds of one update of a stack from a prepared batch, `zeros` rows of T columns, on a processor of the given Throughput."""
     launches = speed.layer_ms / 1e3 * (model.num_layers + 1)
-    arithmetic = zeros * flops_per_zero(model, T, trials) / (speed.tflops * 1e12)
-    traffic = zeros * traffic_per_zero(model, T, trials) / (speed.gb_per_s * 1e9)
+    arithmetic = trials * zeros * flops_per_zero(model, T) / (speed.tflops * 1e12)
+    traffic = trials * zeros * activation_bytes(model, T) / (speed.gb_per_s * 1e9)
     return launches + arithmetic + traffic
+
+
+def prepare_seconds(model, speed):
+    """Seconds that it takes to prepare a zero for training: see IndexEmbedding.prepare."""
+    cost = embedding_cost(model, 0)
+    return 2 * cost.data_products / (speed.tflops * 1e12) + BYTES * cost.data_floats / (speed.gb_per_s * 1e9)
 
 
 def training_zeros_of(config):
@@ -137,7 +134,8 @@ def training_hours(config, epochs):
     """Hours of the full training on tuning.host with `epochs` passes over each interval, validation included."""
     zeros = training_zeros_of(config) * epochs
     T, size = columns((config.data.K + 2) * config.data.interval_size), config.training.batch_size
-    hours = zeros / size * step_seconds(config.model, size, T, config.tuning.host.device) / 3600
+    speed = config.tuning.host.device
+    hours = zeros * (step_seconds(config.model, size, T, speed) / size + prepare_seconds(config.model, speed)) / 3600
     return hours * (1 + validation_share(config))
 
 
@@ -166,7 +164,7 @@ def fitted_speed(device):
     """
     T = some_zeros(1).width - 1
     seconds = np.array([measured_step_seconds(model, size, device) for model, size in FITTED])
-    costs = np.array([[model.num_layers + 1, size * flops_per_zero(model, T), size * traffic_per_zero(model, T)]
+    costs = np.array([[model.num_layers + 1, size * flops_per_zero(model, T), size * activation_bytes(model, T)]
                       for model, size in FITTED])  # fmt: skip
     kept, found = [0, 1, 2], np.full(3, 1e-30)
     while kept and found.max() == 1e-30:
@@ -183,7 +181,7 @@ def measured_step_seconds(model, size, device):
     """Seconds of one update of a model of these sizes with `size` zeros: CPU time on one thread, else by the clock."""
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     training, built = TrainingConfig(batch_size=size), build_model(model, seed=1).to(device)
-    batch = next(iterate_batches(built, some_zeros(size), size))
+    batch = first_batch(built, some_zeros(size), size).prepared(built)
     optimizer = make_optimizer(built, training)
     times = []
     while len(times) < UPDATES or sum(times) < SECONDS:

@@ -9,6 +9,7 @@ All forecasts are for tuning.host; while the search goes on, the time left is co
 
 import math
 import time
+from collections import Counter
 
 from common.devices import describe_device
 from common.logs import log, progress_bar
@@ -16,7 +17,7 @@ from common.text import format_duration, format_table, short_number
 from tuning.cost import STATE_BYTES, parameters_of, passes, training_hours
 from tuning.grid import requested_epochs, trial_text
 from tuning.halving import by_batch_size, num_promoted, rungs_of, score
-from tuning.workers import epoch_seconds, job_seconds, stack_size, worker_count
+from tuning.workers import job_seconds, shape_of, stack_seconds, stack_size, worker_count
 
 NUM_BEST = 6  # trials in the table, so that it fits 80 columns
 
@@ -60,19 +61,18 @@ def search_seconds(config, trials, rungs, device):
     Likely: those that go on are like the others. Most: they are the costliest ones.
     """
     first = likely = most = 0.0
+    of_shape = Counter(shape_of(trial.settings) for trial in trials)
     for group in by_batch_size(trials).values():
-        for trial in group:  # each shares a full stack
-            size = stack_size(trial.settings, device)
-            first += rungs[0] * epoch_seconds(config, trial.settings, size, device) / size
-        alone = sorted((epoch_seconds(config, trial.settings, 1, device) for trial in group), reverse=True)
+        for trial in group:
+            size = min(of_shape[shape_of(trial.settings)], stack_size(trial.settings, device))
+            first += stack_seconds(config, trial.settings, size, rungs[0], device) / size
         count = len(group)
-        for before, rung in zip(rungs, rungs[1:], strict=False):
-            count = num_promoted(config, count)
-            likely += (rung - before) * count * sum(alone) / len(alone)
-            most += (rung - before) * sum(alone[:count])
-        again = (config.tuning.seeds - 1) * rungs[-1] * count  # epochs from the beginning, with the other seeds
-        likely += again * sum(alone) / len(alone)
-        most += again * sum(alone[:count]) / count
+        again = [(rungs[-1], 0)] * (config.tuning.seeds - 1)  # epochs from the beginning, with the other seeds
+        for rung, before in [*zip(rungs[1:], rungs, strict=False), *again]:
+            count = num_promoted(config, count) if before else count
+            alone = sorted((stack_seconds(config, trial.settings, 1, rung - before, device) for trial in group), reverse=True)
+            likely += count * sum(alone) / len(alone)
+            most += sum(alone[:count])
     return first, likely, most
 
 

@@ -34,12 +34,12 @@ from model.metrics import scores
 from model.network import VALIDATION_BATCH
 from model.sampling import sampled_predictions
 from training.checkpoints import DamagedError, read_torch_file, write_torch_file
-from tuning.cost import columns, flops_per_zero, memory_gb, step_seconds
+from tuning.cost import columns, flops_per_zero, memory_gb, prepare_seconds, step_seconds
 from tuning.grid import Trial, trial_key_settings
 from tuning.halving import outcome, target_epochs
 from tuning.stacked import StackedModels
 
-STACKED_FLOPS = 2.4e9  # of a step on a CPU: beyond, neither launching nor what trials share counts
+STACKED_FLOPS = 2.4e9  # of a step on a CPU: beyond, launching does not count
 STATE = {  # of a trial, in its file: see StackedModels.state
     "stack": {"steps": int, **dict.fromkeys(("weights", "averaged", "exp_avg", "exp_avg_sq", "finite", "first_loss", "last_losses"),
                                             torch.Tensor)},
@@ -65,9 +65,7 @@ def schedule_jobs(config, trials, rung, device):
     for trial in trials:
         last = target_epochs(trial, rung)
         first = max((epochs for epochs in range(last) if state_file(config, trial, epochs).exists()), default=0)
-        shape = trial_key_settings(trial.settings)
-        del shape["model"]["dropout"], shape["training"]["learning_rate"]
-        groups.setdefault((json.dumps(shape), first, last), []).append(trial)
+        groups.setdefault((shape_of(trial.settings), first, last), []).append(trial)
     for (_, first, last), group in groups.items():
         group.sort(key=lambda trial: (trial.settings.model.dropout, trial.settings.training.learning_rate))
         size = stack_size(group[0].settings, device)
@@ -75,12 +73,17 @@ def schedule_jobs(config, trials, rung, device):
     return sorted(jobs, key=lambda job: -job_seconds(config, job, device))
 
 
+def shape_of(settings):
+    """What trials must have in common to be trained as one model, as text."""
+    shape = trial_key_settings(settings)
+    del shape["model"]["dropout"], shape["training"]["learning_rate"]
+    return json.dumps(shape)
+
+
 def stack_size(settings, device):
     """How many trials of this shape are trained as one model, 32 at most."""
     if device.type == "cpu":
-        one, two = (settings.training.batch_size * flops_per_zero(settings.model, columns(settings.tuning.zeros), trials)
-                    for trials in (1, 2))  # fmt: skip
-        most = 1 + (STACKED_FLOPS - one) / (two - one)
+        most = STACKED_FLOPS / settings.training.batch_size / flops_per_zero(settings.model, columns(settings.tuning.zeros))
     else:
         most = settings.tuning.max_memory_gb / GPU_WORKERS / memory_gb(settings)
     return max(1, min(32, int(most)))
@@ -101,17 +104,18 @@ def state_folder(config):
 
 def job_seconds(config, job, device):
     """Forecast of a Job on one worker of tuning.host."""
-    return (job.last_epoch - job.first_epoch) * epoch_seconds(config, job.trials[0].settings, len(job.trials), device)
+    return stack_seconds(config, job.trials[0].settings, len(job.trials), job.last_epoch - job.first_epoch, device)
 
 
-def epoch_seconds(config, settings, count, device):
-    """Forecast of one epoch, with its validation, of a stack of `count` trials on one worker of tuning.host."""
+def stack_seconds(config, settings, trials, epochs, device):
+    """Forecast of so many epochs, with their validation, of a stack of so many trials on one worker of tuning.host."""
     speed = config.tuning.host.core if device.type == "cpu" else config.tuning.host.device
     validation = config.tuning.zeros // 10
     training, size = config.tuning.zeros - validation, settings.training.batch_size
     T = columns(training)
-    updates = math.ceil(training / size) * step_seconds(settings.model, size, T, speed, count)
-    return updates + step_seconds(settings.model, validation, T, speed, count) / 3  # validation has no backward pass
+    updates = math.ceil(training / size) * step_seconds(settings.model, size, T, speed, trials)
+    validated = step_seconds(settings.model, validation, T, speed, trials) / 3  # which has no backward pass
+    return epochs * (updates + validated) + (training + validation) * prepare_seconds(settings.model, speed)  # of batches, once
 
 
 def worker_count(config, device):
