@@ -208,19 +208,24 @@ class Boundaries(SmoothCount):
         return super().features(rows) | {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def prepare(self, features):
-        return self.waves.prepare(features)
+        code, neighbor = features["digit"], features["neighbor_digit"]
+        is_open = (features["weight"] > 0).float()
+        up = (neighbor > code).float()
+        # Where the digits so far leave no choice, both are the same: 9 for what is above it, 0 for what is below.
+        choice = {"own": (code + LOWEST).clamp(0, 9), "across": (neighbor + LOWEST).clamp(0, 9),
+                  "before_units": (features["slot"] == 0)[..., None],
+                  "share": (is_open * (1 - up))[..., None], "share_above": (is_open * (2 * up - 1))[..., None]}  # fmt: skip
+        return self.waves.prepare(features) | choice
 
     def forward(self, features):
         with torch.autocast(features["density"].device.type, enabled=False):  # bfloat16 would lose the sums
             vectors, above_ten = self.waves(features)
         # One of the two digits and not a mixture, which may be read as a third; its gradient is the mixture's.
         above_ten = (above_ten > 0.5).float() + (above_ten - above_ten.detach())
-        code, neighbor = features["digit"], features["neighbor_digit"]
-        across = (torch.where(neighbor > code, above_ten, 1 - above_ten) * (features["weight"] > 0))[..., None]
-        # Where the digits so far leave no choice, both are the same: 9 for what is above it, 0 for what is below.
-        digit, other = (F.embedding((each + LOWEST).clamp(0, 9), self.waves.digits) for each in (code, neighbor))
+        share = torch.addcmul(features["share"], features["share_above"], above_ten[..., None])  # of the digit across
+        own, across = (F.embedding(features[name], self.waves.digits) for name in ("own", "across"))
         from_units_on = sum(super().forward(features)) + self.place(features["slot"])
-        return [torch.where((features["slot"] == 0)[..., None], digit + across * (other - digit), from_units_on), vectors]
+        return [torch.where(features["before_units"], own + share * (across - own), from_units_on), vectors]
 
     @staticmethod
     def cost(settings, T):

@@ -83,7 +83,7 @@ class BoundaryWaves(nn.Module):
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
 
     def prepare(self, features):
-        """Return `features` with "over_numbers", "over_powers" and "above" instead of the phases, see sums."""
+        """Return `features` with the sums instead of the phases, and how much each column is told of each slot."""
         kept = {name: feature for name, feature in features.items() if name != "phase"}
         if not begins(features):
             return kept
@@ -91,7 +91,10 @@ class BoundaryWaves(nn.Module):
         size = rows_at_once(features["phase"].device, 2 * numbers)
         starts = range(0, rows, size)
         pieces = [self.sums({name: feature[row : row + size] for name, feature in features.items()}) for row in starts]
-        return kept | {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        sums = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        chosen = [features["slot"] == slot for slot in begins(features) if slot > 0]
+        told = {"told": torch.stack(chosen, dim=-1) * features["weight"][..., None]} if chosen else {}  # (B, T, slots but the first)
+        return kept | sums | told
 
     def sums(self, features):
         """Return what is summed at every boundary: Waves.sums "over_numbers", faded and turned, and "over_powers", and "above",
@@ -132,8 +135,7 @@ class BoundaryWaves(nn.Module):
         if not decided:
             return 0.0, above_ten
         of_slots = torch.stack([self.output[slot - 1](part) for slot, part in decided.items()], dim=1)  # (B, slots, d_model)
-        chosen = torch.stack([features["slot"] == slot for slot in decided], dim=-1) * features["weight"][..., None]
-        return chosen @ of_slots, above_ten
+        return features["told"] @ of_slots, above_ten
 
 
 def begins(features):

@@ -64,7 +64,7 @@ def training_step(model, optimizer, batch, learning_rate, gradient_clip, seeds, 
     all_reduce_sum(loss)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]  # model.parameters() takes longer
     norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip)
-    finite = torch.isfinite(norm) & torch.isfinite(loss)
+    finite = torch.isfinite(norm + loss)
     step_if_finite(finite, optimizer, learning_rate)
     end_step(device)
     return torch.where(finite, loss, torch.nan)
