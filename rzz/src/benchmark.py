@@ -27,6 +27,7 @@ from common.cli import run_script, stage_parser  # isort: skip - first, since it
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.config import CONTEXT, check_config, check_value, load_config
 from common.devices import (
@@ -208,6 +209,9 @@ def benchmark_train(config, _):
     print_rates("training", "zeros/s", rates)
     print(f"losses of {EQUAL_STEPS} steps with {EQUAL_BATCH} zeros, largest difference from rzz, digits: "
           + ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items()))
+    operations = {f"rzz, {kind}": operations_of_a_step(model, zeros, training) for kind, model in models.items()}
+    operations["plain GPT"] = count_operations(plain(reference.whole_rows, 1))
+    print("operations that a step launches: " + ", ".join(f"{name} {count}" for name, count in operations.items()))
     side, roofline = 2048 if device.type == "cpu" else 8192, {}
     flops = flops_per_zero(replace(config.model, index_embedding="primes"), zeros.width - 1)
     for name, dtype in dtypes.items():
@@ -217,7 +221,33 @@ def benchmark_train(config, _):
         roofline[name] = needed / peak
         print(f"floating-point operations of primes, {name}: {needed / 1e9:,.0f} GFLOP/s of {peak / 1e9:,.0f} that products of "
               f"{side} × {side} reach: {needed / peak:.0%}")  # fmt: skip
-    return {"device": describe_device(device), **rates, "loss_differences": differences, "roofline": roofline}
+    return {"device": describe_device(device), **rates, "loss_differences": differences, "operations": operations,
+            "roofline": roofline}  # fmt: skip
+
+
+class OperationCount(TorchDispatchMode):
+    """How many operations that compute something, and not only look at a tensor in another way, torch is asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        self.count += not operation.is_view
+        return operation(*arguments, **(options or {}))
+
+
+def count_operations(work):
+    """Return how many operations `work` launches: what binds a small model on a GPU, if they are not compiled."""
+    with OperationCount() as counter:
+        work()
+    return counter.count
+
+
+def operations_of_a_step(model, zeros, training):
+    """Return how many operations an update from a prepared batch launches without torch.compile."""
+    optimizer, batch = make_optimizer(model, training), next(iterate_batches(model, zeros, training.batch_size))
+    step = partial(training_step, model, optimizer, batch, training.learning_rate, training.gradient_clip, (1, 0))
+    step()  # which makes the optimizer's state
+    return count_operations(step)
 
 
 def loss_differences(config, zeros):

@@ -42,6 +42,27 @@ def test_batches_are_the_rows_in_index_order_from_any_start_on(monkeypatch, star
         assert batch.num_targets == (batch.targets != token_ids["p"]).sum()
 
 
+@pytest.mark.parametrize("cut_on_device, calls", [(True, [6] * 5), (False, [3] * 10)])
+def test_what_needs_no_weights_is_computed_once_a_chunk_unless_batches_are_cut_elsewhere(monkeypatch, cut_on_device, calls):
+    """Elsewhere as for XLA, for which a second number of the CPU stands here."""
+    monkeypatch.setattr(batches, "PREFETCH_ZEROS", 7)
+    indexes = np.arange(9_990, 10_018)
+    dataset, model = RiemannZerosDataset(indexes, 98_777_777 + 9_876 * indexes), build_model(SMALL, seed=1)
+    prepare, sizes = model.position_embedding.prepare, []
+
+    def counted(features):
+        sizes.append(len(features["slot"]))
+        return prepare(features)
+
+    monkeypatch.setattr(model.position_embedding, "prepare", counted)
+    if not cut_on_device:
+        monkeypatch.setattr(batches, "slicing_device", lambda device: torch.device("cpu", 1))
+        monkeypatch.setattr(batches.Batch, "to", lambda batch, device: batch)
+    found = list(iterate_batches(model, dataset, 3))
+    assert sizes == calls and len(found) == 10
+    assert not any(feature.requires_grad for batch in found for feature in batch.features.values())
+
+
 def test_an_error_in_the_background_is_an_error_of_the_training():
     model = build_model(SMALL, seed=1)
     model.position_embedding.features = lambda *arguments: 1 / 0

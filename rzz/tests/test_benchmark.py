@@ -47,6 +47,7 @@ def test_the_three_ways_of_training_have_the_same_losses(run, monkeypatch, capsy
     assert figures["d_model"] == 32 and figures["num_layers"] == 1 and figures["batch_size"] == 64
     assert set(figures["loss_differences"]) == {"plain GPT", "literal trajectories"}
     assert max(figures["loss_differences"].values()) < 1e-3
+    assert max(figures["operations"].values()) < 400  # of one layer
     assert "rzz, primes, float32" in capsys.readouterr().out and set(figures["roofline"]) == {"float32"}
 
 

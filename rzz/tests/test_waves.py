@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from common import devices
 from common.config import ModelConfig
 from model import waves
 from model.index_embedding import NO_SLOT, Boundaries, IndexRows
@@ -92,6 +93,16 @@ def test_both_sums_are_those_of_the_formula_at_every_boundary():
     numbers = turns[..., : waves.summed] * share[:, None]
     over_numbers = numbers @ splines(logs[: waves.summed], waves.over_numbers.weight) * np.exp(1j * np.pi * above)
     np.testing.assert_allclose(turned, over_numbers.real, atol=5e-3)
+
+
+def test_rows_are_summed_in_pieces_of_any_size(monkeypatch):
+    part, rows = part_and_rows()
+    whole = part.prepare(part.features(rows))
+    monkeypatch.setattr(devices, "CACHED_FLOATS", 250)  # two rows
+    in_pieces = part.prepare(part.features(rows))
+    assert whole.keys() == in_pieces.keys() and "phase" not in whole
+    for name, feature in whole.items():
+        torch.testing.assert_close(in_pieces[name], feature, rtol=0, atol=1e-5)
 
 
 def test_with_the_weights_of_the_riemann_siegel_formula_the_turned_sum_is_z(monkeypatch):

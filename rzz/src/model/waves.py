@@ -93,7 +93,7 @@ class BoundaryWaves(nn.Module):
         pieces = [self.sums({name: feature[row : row + size] for name, feature in features.items()}) for row in starts]
         sums = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         chosen = [features["slot"] == slot for slot in begins(features) if slot > 0]
-        told = {"told": torch.stack(chosen, dim=-1) * features["weight"][..., None]} if chosen else {}  # (B, T, slots but the first)
+        told = {"told": torch.stack(chosen, dim=-1) * features["weight"][..., None]} if chosen else {}  # (B, T, slots)
         return kept | sums | told
 
     def sums(self, features):
