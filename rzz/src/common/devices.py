@@ -304,8 +304,8 @@ def slicing_device(device):
 
 
 def rows_at_once(device, floats):
-    """Return how many rows of so many floats are best computed at once: on a CPU what a core's cache holds, else all."""
-    return max(1, CACHED_FLOATS // floats) if device.type == "cpu" else 2**62
+    """Return how many rows of so many floats are best computed at once: what a core's cache holds, or 64 MB elsewhere."""
+    return max(1, (CACHED_FLOATS if device.type == "cpu" else 2**24) // floats)
 
 
 def end_step(device):

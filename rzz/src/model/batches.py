@@ -67,41 +67,41 @@ def iterate_batches(model, dataset, batch_size, start=0, rank=0, world_size=1, n
     """Yield a Batch on the model's device for each update of an epoch, from row `start` on, a multiple of `batch_size`.
 
     All have the same shape, the last one filled up with rows that carry no loss. Each rank gets its own rows of every batch.
-    The next chunk is prepared in the background; chunks begin at the same rows no matter where a training is resumed. noise: an
+    The next chunk is made in the background; chunks begin at the same rows no matter where a training is resumed. noise: an
     IndexNoise or None.
     """
     device = model.head.weight.device
+    cut_on_device = slicing_device(device) == device
     size = batch_size * max(1, PREFETCH_ZEROS // batch_size)
     rows_per_rank = math.ceil(batch_size / world_size)
     rank_rows = rank * rows_per_rank + np.arange(rows_per_rank)  # rows of a batch; the last rank may have too few
 
-    def prepare(row):
-        return background.submit(prepare_chunk, model.position_embedding, dataset, row, size, batch_size, rank_rows, noise)
+    def make(row):
+        return background.submit(make_chunk, model.position_embedding, dataset, row, size, batch_size, rank_rows, noise)
 
     chunks = range(start // size * size, len(dataset), size)
     with ThreadPoolExecutor(max_workers=1) as background:
-        upcoming = [prepare(row) for row in chunks[:1]]
+        upcoming = [make(row) for row in chunks[:1]]
         for row in chunks:
             chunk, num_targets = upcoming.pop().result()
             if row != chunks[-1]:
-                upcoming.append(prepare(row + size))
+                upcoming.append(make(row + size))
             chunk = chunk.to(slicing_device(device))
-            if slicing_device(device) == device:  # for many batches at once, which takes fewer launches
-                chunk = chunk.prepared(model)
+            chunk = chunk.prepared(model) if cut_on_device else chunk  # many batches at once take fewer launches
             for number, count in enumerate(num_targets):
                 if row + number * batch_size >= start:
                     batch = chunk.rows(slice(number * rows_per_rank, (number + 1) * rows_per_rank)).to(device)
-                    batch = batch if slicing_device(device) == device else batch.prepared(model)
+                    batch = batch if cut_on_device else batch.prepared(model)
                     yield batch._replace(num_targets=count)
 
 
 def first_batch(model, dataset, size):
     """Return the first Batch of an epoch on the model's device before it is prepared, for timing what that takes as well."""
-    chunk, _ = prepare_chunk(model.position_embedding, dataset, 0, size, size, np.arange(size))
+    chunk, _ = make_chunk(model.position_embedding, dataset, 0, size, size, np.arange(size))
     return chunk.to(model.head.weight.device)
 
 
-def prepare_chunk(position_embedding, dataset, row, size, batch_size, rank_rows, noise=None):
+def make_chunk(position_embedding, dataset, row, size, batch_size, rank_rows, noise=None):
     """Return (chunk, num_targets): of up to `size` rows from `row` on, in batches, the rows `rank_rows` of each as one Batch
     on the CPU, and for each batch how many trajectories all of it has.
 

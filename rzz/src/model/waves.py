@@ -20,8 +20,8 @@ from common.devices import rows_at_once
 # of all higher digits; and at the eleven ends of the ten intervals that the units, tenths and hundredths cut.
 STEPS = (np.arange(-1, 2), np.arange(11), np.arange(11) / 10, np.arange(11) / 100)
 SIZES = [len(steps) for steps in STEPS]
-NUMBER_CHANNELS, PRIME_CHANNELS, SPLINES = 8, 4, 8
-FADE = 7.5  # how steeply whole numbers fade about √(t/2π), in log n
+NUMBER_CHANNELS, PRIME_CHANNELS, SPLINES = 8, 4, 10
+FADE = 14.0  # how steeply whole numbers fade about √(t/2π), in log n; rzz/results.md says why
 HIDDEN, DECISIONS = 24, 8  # units of the two layers that read a boundary
 FAINTEST = -30.0  # the logarithm of what the window lets through: less makes gradients subnormal, with which CPUs multiply slowly
 
@@ -107,7 +107,7 @@ class BoundaryWaves(nn.Module):
             above.append((begin[:, None] + self.steps.split(SIZES)[slot]) * density)
             wave = torch.addcmul(phase, begin[:, None, None], self.logs).cos_()  # (B, 2, N)
             over_powers.append(self.over_powers.sums(wave[..., -self.powers :].flatten(1), slot))
-            over_numbers.append(self.over_numbers.sums(wave[..., : self.summed].mul_(share).flatten(1), slot))
+            over_numbers.append(self.over_numbers.sums((wave[..., : self.summed] * share).flatten(1), slot))
         re, im = torch.cat(over_numbers, dim=1).chunk(2, dim=-1)
         above = torch.cat(above, dim=1)[..., None]
         cos, sin = (math.pi * above).cos(), (math.pi * above).sin()
