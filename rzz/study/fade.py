@@ -31,18 +31,21 @@ def main(argv=None):
     first, size = config.data.first_round * config.data.interval_size, config.data.interval_size
     low, high = smooth_zeros(np.array([first, first + (config.data.K - config.data.first_round + 1) * size]))
     t = np.random.default_rng(1).uniform(low, high, HEIGHTS)
-    numbers = config.model.max_number
-    rows = [(f"{fade:g}", *(f"{left_of_Z(t, numbers, fade, splines):.6f}" for splines in SPLINES)) for fade in FADES]
+    values, numbers = np.array([float(Z(height)) for height in t]), config.model.max_number
+    rows = [(f"{fade:g}", *(f"{left_of_Z(t, values, numbers, fade, splines):.6f}" for splines in SPLINES)) for fade in FADES]
     print("\n".join(format_table([("fade", *(f"{splines} splines" for splines in SPLINES)), *rows])))
 
 
-def left_of_Z(t, max_number, fade, splines):
-    """Return the root mean square of Z less its fit at every other one of the heights t, over π times that of Z."""
+def left_of_Z(t, values, max_number, fade, splines):
+    """Return the root mean square of Z less its fit at every other one of the heights t, over π times that of Z.
+
+    values: Z at these heights.
+    """
     logs, edge = np.log(np.arange(1, max_number + 1)), np.log(t / (2 * math.pi)) / 2  # of √(t/2π)
     share = 1 / (1 + np.exp(fade * (logs - edge[:, None])))
     turned = np.exp(1j * (theta(t)[:, None] - np.outer(t, logs) % (2 * math.pi))) * share  # by θ, of which πr is the change
     sums = turned @ cubic_splines(logs / logs[-1], splines).T
-    columns, values = np.concatenate([sums.real, sums.imag], axis=1), np.array([float(Z(height)) for height in t])
+    columns = np.concatenate([sums.real, sums.imag], axis=1)
     weights = np.linalg.lstsq(columns[::2], values[::2], rcond=None)[0]
     left = columns[1::2] @ weights - values[1::2]
     return math.sqrt((left**2).mean() / (values**2).mean()) / math.pi
