@@ -1,5 +1,6 @@
 """Nothing reaches a device that Apple's GPUs or TPUs handle wrongly, and devices are chosen with a reason."""
 
+import os
 import platform
 import re
 import resource
@@ -206,6 +207,17 @@ def test_gradients_that_torch_compile_gets_wrong_are_found_out(monkeypatch):
     assert "its gradients are wrong" in compile_failure.__wrapped__(torch.device("cpu"))
     monkeypatch.setattr(torch, "compile", lambda function: function)
     assert compile_failure.__wrapped__(torch.device("cpu")) is None
+
+
+def test_what_torch_compile_leaves_on_a_cpu_goes_with_its_process(tmp_path):
+    """The C++ compiler writes a library in place, so that a start which is killed may leave half of one."""
+    found = "import torch; from common.devices import compile_failure; print(compile_failure(torch.device('cpu')))"
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    command = [sys.executable, "-c", found]
+    done = subprocess.run(command, env={**environment, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, cwd=SRC)
+    assert not list(tmp_path.iterdir())
+    if done.stdout != "None\n":
+        pytest.skip(done.stdout + done.stderr)
 
 
 PAGES_OF_A_SECOND_ROUND = """

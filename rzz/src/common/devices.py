@@ -7,6 +7,7 @@ All of the program computes in float32 on the device, except for the matrix prod
 float64 does not exist on Apple's GPUs, so what needs more than float32 is prepared on the CPU, by numpy.
 """
 
+import atexit
 import ctypes
 import functools
 import gc
@@ -15,8 +16,10 @@ import os
 import platform
 import re
 import resource
+import shutil
 import statistics
 import subprocess
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,8 +80,8 @@ def make_device(kind):
 def compiled(model, device, setting):
     """Return `model` compiled by torch.compile if training.compile is "on", or "auto" and the device gains from it.
 
-    CUDA gains, also by CUDA graphs. A CPU needs a C++ compiler and a minute at the first start, and a start that is killed
-    meanwhile leaves a library in torch's cache with which later ones fail. Apple's GPUs misbehave, XLA compiles itself.
+    CUDA gains, also by CUDA graphs. A CPU needs a C++ compiler and a minute at every start. Apple's GPUs misbehave, XLA
+    compiles itself.
     """
     if setting == "off" or (setting == "auto" and device.type != "cuda"):
         return model
@@ -98,6 +101,12 @@ def compile_failure(device):
     On CUDA it takes a C compiler, Python's headers, and a GPU that Triton knows. On CPUs its gradients of an embedding in
     which one row is looked up more than once are wrong before torch 2.7 (pytorch#147961).
     """
+    if device.type == "cpu" and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        # The C++ compiler's output is written in place: in a cache of all processes, a killed start would leave half of a
+        # library, with which every later start fails, or of a header, which has a folder that cannot be chosen.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="rzz_compile_")
+        os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     table = torch.ones(16, 16, device=device, requires_grad=True)
     rows = torch.zeros(64, dtype=torch.int64, device=device)
     try:
