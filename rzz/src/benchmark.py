@@ -63,7 +63,7 @@ FLINT_SAMPLE = 20  # zeros: 5 to 10 ms each
 EQUAL_STEPS, EQUAL_BATCH = 50, 8  # steps and zeros of the training whose losses are compared
 LEARNING_RATE = 1e-3  # constant, without a warm-up; tune takes those of TUNED
 LEARNING_STEPS = 150  # after which a model writes rows of the usual length
-# A part of the default grid with all of its sizes, batch sizes and learning rates
+# All batch sizes of the default grid, with larger models
 TUNED = {"epochs": [1], "learning_rate": [0.0005, 0.001, 0.002, 0.004], "batch_size": [16, 32, 64, 128], "d_model": [64, 128],
          "num_layers": [2, 4]}  # fmt: skip
 TUNED_ZEROS = 4000

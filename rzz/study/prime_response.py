@@ -5,7 +5,7 @@
 
 The offset of a zero from the smooth count is, in mean spacings and to first order, -S(γ̄), and the explicit formula gives
 -S(γ̄) = (1/π) Σ sin(γ̄ log p) / √p + terms of higher prime powers: for each prime a sine and no cosine, of amplitude
-1 / (π √p). Here the offsets that the model predicts, averaged over its runs, for zeros that it has never seen, are fitted by
+1 / (π √p). Here the offsets that the model predicts, the median of its runs, for zeros that it has never seen, are fitted by
 least squares to the cosines and sines of all phases that it is told; and so are the offsets of the true zeros.
 """
 
@@ -32,7 +32,7 @@ TABLE_PRIMES = (2, 3, 5, 7, 11, 13, 31, 101, 499, 997)
 def main():
     parser = stage_parser(__doc__)
     parser.add_argument("--zeros", type=int, default=20_000, help="zeros after the last training interval (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=4, help="sampled runs that are averaged (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=4, help="sampled runs whose median counts (default: %(default)s)")
     parser.add_argument("--figure", type=Path, help="write a figure to this PNG file")
     args = parser.parse_args()
     config = load_config(args.config, args.overrides, args.device)

@@ -362,7 +362,7 @@ def test_platt_tables_are_used_only_if_the_settings_name_them(config, monkeypatc
 # ----------------------------------------------------------------------------------------------------------------------- dataset
 
 
-def test_data_utils_exports_what_the_scripts_of_the_specification_need(config):
+def test_data_utils_exports_what_scripts_import_from_it(config):
     from data_utils import (
         RiemannZerosDataset,
         decode,

@@ -78,7 +78,7 @@ def test_a_file_may_lie_next_to_the_index(tables, exact):
     assert read(tables, 28, 4) == [(i, exact[i]) for i in range(28, 32)]
 
 
-def test_the_door_gives_the_specifications_zeros_digit_for_digit(tables):
+def test_the_door_gives_the_published_zeros_digit_for_digit(tables):
     zeros_db.use_platt_tables(tables)
     with mpmath.workdps(36):
         assert [repr(zero) for zero in zeros_starting_at_N(10, 3)] == [

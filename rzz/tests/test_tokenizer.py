@@ -1,4 +1,4 @@
-"""The specification's literal rows, tokens and trajectories, and that whole intervals are encoded like single zeros."""
+"""The rows, tokens and trajectories of three known zeros, and that whole intervals are encoded like single zeros."""
 
 import mpmath
 import numpy as np
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from model.tokenizer import COLON, END, decode, encode, encode_prompts, encode_rows, row_text, trajectories, vocabulary
 from zero_values import truncated_value
 
-SPECIFIED_ZEROS = [
+EXAMPLE_ZEROS = [
     (10, "49.7738324776723021819167846785638367196"),
     (11, "52.9703214777144606441472966088808215661"),
     (12, "56.4462476970633948043677594767060321269"),
 ]
-SPECIFIED_ROWS = [
+EXAMPLE_ROWS = [
     "b10:49.7738epppppppppppppppppppp",
     "b11:52.9703epppppppppppppppppppp",
     "b12:56.4462epppppppppppppppppppp",
@@ -27,10 +27,10 @@ def test_vocabulary_is_the_specified_one_in_its_order():
 
 def test_specified_zeros_become_the_specified_rows():
     with mpmath.workdps(40):
-        zeros = [(index, mpmath.mpf(text)) for index, text in SPECIFIED_ZEROS]
-    assert [row_text(index, truncated_value(zero)) for index, zero in zeros] == SPECIFIED_ROWS
+        zeros = [(index, mpmath.mpf(text)) for index, text in EXAMPLE_ZEROS]
+    assert [row_text(index, truncated_value(zero)) for index, zero in zeros] == EXAMPLE_ROWS
     rows = encode_rows([index for index, _ in zeros], [truncated_value(zero) for _, zero in zeros])
-    assert [decode(row) for row in rows] == SPECIFIED_ROWS
+    assert [decode(row) for row in rows] == EXAMPLE_ROWS
 
 
 def test_specified_example_is_tokenized_character_by_character():

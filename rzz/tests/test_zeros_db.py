@@ -10,20 +10,20 @@ import zeros_db
 from zeros_db import zeros_starting_at_N
 from zeta import zeros as zeta_zeros
 
-SPECIFICATION = [
+PUBLISHED = [
     (10, "49.7738324776723021819167846785638367196"),
     (11, "52.9703214777144606441472966088808215661"),
     (12, "56.4462476970633948043677594767060321269"),
 ]
 
 
-def test_38_digits_rounded_to_the_resolution_of_platts_tables_are_the_specification_digit_for_digit():
-    # The specification's values are multiples of 2^-101, so their digits are those of the zeros down to 1e-30 only.
+def test_38_digits_rounded_to_the_resolution_of_platts_tables_are_the_published_ones_digit_for_digit():
+    # The published values are multiples of 2^-101, so their digits are those of the zeros down to 1e-30 only.
     zeros = list(zeros_starting_at_N(10, 3, dps=38))
     with mpmath.workdps(60):
         rounded = [(i, mpmath.nstr(mpmath.nint(zero * 2**101) / 2**101, 39)) for i, zero in zeros]
-        assert rounded == SPECIFICATION
-        for (_, zero), (_, text) in zip(zeros, SPECIFICATION, strict=True):
+        assert rounded == PUBLISHED
+        for (_, zero), (_, text) in zip(zeros, PUBLISHED, strict=True):
             assert abs(zero - mpmath.mpf(text)) < 1e-30
 
 

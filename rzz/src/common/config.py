@@ -22,7 +22,7 @@ from pathlib import Path
 from common.files import atomic_write, remove_abandoned
 from common.text import did_you_mean
 
-CONTEXT = 32  # tokens; fixed by the specification
+CONTEXT = 32  # tokens of a row
 SOURCE = Path(__file__).resolve().parents[1]  # where the scripts are
 DEFAULT_CONFIG = SOURCE.parent / "config.json"
 LARGEST = 2**63 - 1  # what int64 holds

@@ -1,6 +1,6 @@
 """What the model is told about the index: kinds of embedding, each a list of parts whose vectors are added up.
 
-    digits   a learned vector per column of the row, as the specification has it
+    digits   a learned vector per column of the row, and nothing else
     place    a learned vector per distance from ':', so that a digit's place value is known
     smooth   also the smooth count γ̄ of the index, as what of it is left to write after the characters so far
     primes   also the phases γ̄·log p of the primes up to max_prime

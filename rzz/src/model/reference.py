@@ -87,7 +87,7 @@ def whole_rows(dataset, start, size):
 
 
 def literal_trajectories(dataset, start, size):
-    """Return (inputs, targets), int64 (trajectories, 31), as the specification literally says: a padded row for each trajectory."""
+    """Return (inputs, targets), int64 (trajectories, 31): each prefix of a zero's text as a padded row of its own."""
     inputs, targets = [], []
     for k in range(start, min(start + size, len(dataset))):
         for prefix, character in trajectories(zero_text(int(dataset.indexes[k]), int(dataset.values[k]))):
