@@ -5,17 +5,17 @@ from searches import with_grid
 
 from common.config import load_config
 from tuning.choice import choose, noise_of_seeds
-from tuning.cost import passes, training_hours
+from tuning.cost import ENOUGH_ZEROS, passes, training_hours, training_zeros_of
 from tuning.grid import grid_of, trial_key_settings
 from tuning.halving import SearchLog, repetitions
 
-GRID = {"epochs": [1, 2, 3, 4], "batch_size": [16, 64], "d_model": [16, 32]}
+GRID = {"epochs": [1, 2, 3, 4], "learning_rate": [0.001], "batch_size": [16, 64], "d_model": [16, 32]}
 SCARCE, PLENTY = "data.interval_size=60", "data.interval_size=200000"  # 180 zeros × 4 / 16 = 45 updates in the search
 
 
-def finished_search(folder, interval_size, curves, seeds=1, rungs=(1, 2)):
+def finished_search(folder, interval_size, curves, seeds=1, rungs=(1, 2), grid=GRID):
     """Return (config, grid, search log); curves: {(batch size, d_model): list of curves, one for each seed}."""
-    path = with_grid(folder, GRID, seeds=seeds, rungs=list(rungs)).path
+    path = with_grid(folder, grid, seeds=seeds, rungs=list(rungs)).path
     config = load_config(path, [interval_size])
     grid, log = grid_of(config), SearchLog(config)
     for trial in grid.trials:
@@ -69,6 +69,14 @@ def test_the_learning_rate_falls_with_the_cube_root_of_the_updates_and_never_ris
         search = finished_search(tmp_path, interval_size, CURVES)
         choice = choose(*search)
         assert choice.learning_rate == pytest.approx(choice.trial.settings.training.learning_rate * factor, rel=0.05)
+
+
+def test_a_learning_rate_and_epochs_that_were_not_searched_stay_the_users(tmp_path):
+    fixed = {axis: values for axis, values in GRID.items() if axis not in ("learning_rate", "epochs")}
+    config, grid, log = finished_search(tmp_path, PLENTY, CURVES, grid=fixed)
+    assert training_zeros_of(config) >= ENOUGH_ZEROS and config.training.epochs == 2
+    choice = choose(config, grid, log)
+    assert (choice.passes, choice.learning_rate) == (2, config.training.learning_rate)
 
 
 def test_nothing_is_chosen_where_nothing_was_learned(tmp_path):

@@ -9,7 +9,7 @@ from searches import GRID, tune, with_grid
 
 from common.config import load_config
 from common.files import append_json_lines, read_json_lines
-from tuning.grid import grid_of
+from tuning.grid import grid_of, trial_key_settings
 from tuning.halving import SearchLog, eliminated, outcome, promoted, rungs_of
 
 
@@ -89,6 +89,15 @@ def test_the_search_log_cuts_a_longer_curve_at_the_rung(searched_folder):
     cut = [search_log.result(trial, rung) for trial in grid_of(config).trials for rung in (1, 2, 3)]
     assert [len(result["nats_per_zero"]) for result in cut[::3]] == [1] * 24
     assert sum(result is not None for result in cut) == 24 + 8 + 4
+
+
+@pytest.mark.parametrize("epochs", [[1, 2, 3], [4, 5, 6]])
+def test_the_last_result_of_a_trial_is_cut_at_the_epochs_that_the_grid_asks_for_now(search_folder, epochs):
+    config = with_grid(search_folder, {"epochs": epochs})
+    (trial,), log = grid_of(config).trials, SearchLog(config)
+    curve, settings = [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0], trial_key_settings(trial.settings)
+    log.enter([{"epochs": count, "nats_per_zero": curve[:count], "settings": settings} for count in (4, 8)])
+    assert log.last_result(trial)["nats_per_zero"] == curve[: epochs[-1]]
 
 
 def test_what_was_excluded_is_in_the_log_once(search_folder, in_process):

@@ -63,8 +63,11 @@ def choose(config, grid, search_log):
 def scaled_rate(config, trial, epochs, count):
     """Return the trial's learning rate as it is for the updates of the full training, with two digits.
 
-    epochs: of the search, after which the trial was compared. count: passes of the full training.
+    If the grid has no rates, it is the user's, and stays. epochs: of the search, after which the trial was compared. count: passes
+    of the full training.
     """
+    if "learning_rate" not in config.tuning.grid:
+        return trial.settings.training.learning_rate
     longer = training_zeros_of(config) * count / (zeros_of_search(config) * epochs)  # the batch size is the same
     return float(f"{trial.settings.training.learning_rate * min(1.0, longer**-RATE_EXPONENT):.2g}")
 

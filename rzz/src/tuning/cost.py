@@ -126,7 +126,12 @@ def zeros_of_search(config):
 
 
 def passes(config, epochs):
-    """Passes over each interval that full training makes where a trial has made `epochs`: no more, and enough for ENOUGH_ZEROS."""
+    """Passes over each interval that full training makes where a trial has made `epochs`: no more, and enough for ENOUGH_ZEROS.
+
+    If the grid has no epochs they are the user's, and stay.
+    """
+    if "epochs" not in config.tuning.grid:
+        return epochs
     return min(epochs, max(1, math.ceil(ENOUGH_ZEROS / training_zeros_of(config))))
 
 

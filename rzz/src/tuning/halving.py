@@ -103,8 +103,8 @@ class SearchLog:
         return {**later[0], "nats_per_zero": later[0]["nats_per_zero"][:epochs]} if later else None
 
     def last_result(self, trial):
-        """Return the line of the longest training of `trial` that the grid asks for."""
-        return self.result(trial, max(count for count in self.lines[trial.key] if count <= trial.epochs[-1]))
+        """Return what the longest training of `trial` says of the epochs that the grid asks for."""
+        return self.result(trial, min(max(self.lines[trial.key]), trial.epochs[-1]))
 
     def write(self, trials, epochs, results):
         """Add the result of each of `trials` after so many epochs, all of them in one write."""
