@@ -239,16 +239,17 @@ def choose_threads(device, work, before=None):
 
     Models this small gain little from more threads, and lose much as soon as anything else runs on the machine: threads then wait
     for one that waits for a core. OMP_NUM_THREADS is obeyed. before: the number with which a run has begun; it keeps that, since
-    another one adds up in another order. (None, "") on other devices.
+    another one adds up in another order, or takes all that there are if they are fewer and work is None. (None, "") on other
+    devices.
     """
     if device.type != "cpu":
         return None, ""
     most = torch.get_num_threads()
     if os.environ.get("OMP_NUM_THREADS"):
         return most, "as OMP_NUM_THREADS says"
-    if before and before <= most:
-        torch.set_num_threads(before)
-        return before, "as before: another number adds up in another order"
+    if before and (before <= most or work is None):
+        torch.set_num_threads(min(before, most))
+        return min(before, most), "as before: another number adds up in another order"
     if most == 1:
         return 1, "there is one core"
 
