@@ -80,7 +80,7 @@ def write_report(page, configs, reload_after=None):
     if run.training:
         body += training_section(run.training)
     if any(line["kind"] == "rung" for line in run.tuning):
-        body += tuning_section(run.tuning)
+        body += tuning_section(run.tuning, run.config.training.seed)
     write_page(page, f"{names[0]}: zeros of the Riemann zeta function, predicted", [*body, written], reload_after)
 
 

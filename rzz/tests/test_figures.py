@@ -75,6 +75,13 @@ def test_rounds_of_an_older_version_leave_a_gap_in_the_line_of_a_newer_baseline(
     assert steps == [0, 10, 20, 30] and np.array_equal(errors, [np.nan, 0.002, 0.002, 0.002], equal_nan=True)
 
 
+def test_a_round_that_was_begun_twice_before_its_first_step_has_one_baseline():
+    log = training_log()
+    second = next(line for line in log if line["kind"] == "round" and line["round"] == 1)
+    once, twice = (curves(mse_figure(lines)) for lines in (log, [*log[: log.index(second)], second, *log[log.index(second) :]]))
+    assert once["smooth count"] == twice["smooth count"]
+
+
 def test_captions_say_what_was_measured_last():
     assert loss_figure(training_log()).caption.endswith("Last: training 1 at step 30, validation 1.033 at step 30.")
     assert mse_figure(training_log()).caption.endswith("Last: training 0.03333, validation 0.06667, smooth count 0.07.")

@@ -69,7 +69,7 @@ def test_the_tuning_counts_the_last_lines_of_the_last_grid_and_lists_the_best_tr
            rung(0.001, 16, [9.0]), rung(0.001, 16, [9.0, 8.5, 8.75]), rung(0.002, 16, [8.0, 7.0]),
            rung(0.002, 16, [3.0], trainable=False, d_model=32), rung(0.001, 32, [6.0], trainable=False),
            rung(0.002, 32, [9.0, None], stable=False, trainable=False), rung(0.001, 16, [1.0, 1.0, 1.0], seed=2)]  # fmt: skip
-    section = list(tuning_section(log))
+    section = list(tuning_section(log, seed=1))
     assert tagged(section, "li") == [["● 2 trainable", "○ 2 stable, but learned nothing", "× 1 diverged",
                                       "excluded before: 1, too large"]]  # fmt: skip
     assert tagged(section, "h3") == [["What each value is worth", "Epochs", "learning_rate and batch_size",
@@ -77,6 +77,13 @@ def test_the_tuning_counts_the_last_lines_of_the_last_grid_and_lists_the_best_tr
     assert tagged(section, "th")[0][:4] == ["learning_rate", "batch_size", "d_model", "nats per zero"]
     (cells,) = tagged(section, "td")
     assert cells[:4] == ["0.002", "16", "64", "7.000"] and cells[7:11] == ["0.001", "16", "64", "8.500"]
+
+
+def test_the_tuning_is_of_the_seed_of_the_settings_or_of_the_most_trials():
+    log = [rung(0.1, 16, [1.0], seed=1, dropout=0.1), *(rung(rate, 16, [9.0], seed=5) for rate in (0.001, 0.002)),
+           rung(0.001, 16, [7.0], seed=6), rung(0.001, 16, [5.0], seed=3)]  # fmt: skip
+    for seed, expected in ((1, "2 trials"), (5, "2 trials"), (6, "1 trials"), (3, "1 trials")):
+        assert any(expected in block for block in tagged(tuning_section(log, seed), "p")[0])
 
 
 def test_an_error_is_compared_with_the_smooth_counts():

@@ -166,6 +166,11 @@ def of_kind(training, kind):
     return [line for line in training if line["kind"] == kind]
 
 
+def baselines_by_round(training):
+    """Return {round: {baseline: its MSE on the zeros whose MSE is logged in that round}}."""
+    return {line["round"]: line["mse_baselines"] for line in of_kind(training, "round")}
+
+
 def loss_figure(training):
     """Cross entropy against the step."""
     drawing, axes = new_axes()
@@ -186,7 +191,8 @@ def loss_figure(training):
 def mse_figure(training):
     """Mean squared error of sampled predictions against the step, on a log scale, and that of both formulas in each round."""
     drawing, axes = new_axes()
-    lines, begun, rounds = of_kind(training, "validation"), of_kind(training, "round"), round_spans(training)
+    lines, rounds = of_kind(training, "validation"), round_spans(training)
+    measured = [baselines_by_round(training)[number] for number, _, _ in rounds]
     last = []
     for kind, form, color in (("training", "-", MODEL_LIGHT), ("validation", ".-", MODEL)):
         errors = np.array([line[f"mse_{kind}"] for line in lines], float)  # NaN for None, a gap in the curve
@@ -194,14 +200,14 @@ def mse_figure(training):
         last.append(f"{kind} {format_number(lines[-1][f'mse_{kind}'])}")
     edges = [first for _, first, _ in rounds] + [rounds[-1][2]]
     for name in BASELINE_LINES:
-        if name not in begun[len(rounds) - 1]["mse_baselines"]:  # older versions had no explicit formula
+        if name not in measured[-1]:  # older versions had no explicit formula
             continue
-        errors = [line["mse_baselines"].get(name, np.nan) for line in begun[: len(rounds)]]
+        errors = [each.get(name, np.nan) for each in measured]
         axes.step(edges, [*errors, errors[-1]], BASELINE_LINES[name], where="post", color=BASELINE, label=name)
     axes.set(yscale="log", ylabel="mean squared error")
     legend_above(drawing)
     step_axis(axes, rounds)
-    smooth = format_number(begun[len(rounds) - 1]["mse_baselines"]["smooth count"])
+    smooth = format_number(measured[-1]["smooth count"])
     caption = ("One sampled prediction for each of some zeros, compared with formulas on the same validation zeros. A single wrong "
                f"leading digit decides the mean, hence the peaks. Last: {', '.join(last)}, smooth count {smooth}.")  # fmt: skip
     return Figure("Squared error against the baselines", caption, drawing)

@@ -5,7 +5,7 @@
 
 import math
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from common.text import format_duration, format_number
 from model.metrics import explicit_formula, result_table, table_notes
 from model.tokenizer import DECIMALS
 from reporting import figures
-from reporting.figures import best_nats, of_kind, outcome_counts, position_names
+from reporting.figures import baselines_by_round, best_nats, of_kind, outcome_counts, position_names
 from reporting.pages import bullet_list, definition_list, figure_grid, heading, number_tiles, paragraph, table
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
@@ -220,11 +220,6 @@ def is_complete(training):
     return bool(steps) and training[-1]["step"] >= steps[-1]["steps_in_run"]
 
 
-def baselines_by_round(training):
-    """Return {round: {baseline: its MSE on the zeros whose MSE is logged in that round}}."""
-    return {line["round"]: line["mse_baselines"] for line in of_kind(training, "round")}
-
-
 def training_section(training):
     """Yield how the training went so far: the last measurements of each round as a table, and figures."""
     steps, validations = of_kind(training, "training"), of_kind(training, "validation")
@@ -254,21 +249,24 @@ def training_figures(training):
         yield figures.speed_figure(training)
 
 
-def tuning_section(lines):
-    """Yield what the search found: heat maps over the learning rate and each other axis, and the best trials."""
+def tuning_section(lines, seed):
+    """Yield what the search found: heat maps over the learning rate and each other axis, and the best trials.
+
+    seed: of the settings; the trials are those with it, or with the seed of most if a search has had another.
+    """
     rungs = [line for line in lines if line["kind"] == "rung"]
     names = rungs[-1]["point"].keys()  # the axes of the last grid
-    seeds = sorted({line["settings"]["training"]["seed"] for line in rungs})  # the first is that of all trials
-    last = {seed: {} for seed in seeds}  # seed: {point: its last line}
+    last = defaultdict(dict)  # seed: {point: its last line}
     for line in rungs:
         if line["point"].keys() == names:
             last[line["settings"]["training"]["seed"]][tuple(line["point"].values())] = line
-    trials = list(last[seeds[0]].values())
+    found = last[max(last, key=lambda each: (each == seed, len(last[each])))]
+    trials = list(found.values())
     most = max(trial["epochs"] for trial in trials)
-    longest = [point for point, trial in last[seeds[0]].items() if trial["epochs"] == most and trial["trainable"]]
+    longest = [point for point, trial in found.items() if trial["epochs"] == most and trial["trainable"]]
     repeated = [[lines[point] for lines in last.values() if point in lines and lines[point]["epochs"] == most] for point in longest]
-    found = {axis: {trial["point"][axis] for trial in trials} for axis in names}
-    axes = {axis: sorted(values, key=lambda value: (value is not None, value)) for axis, values in found.items() if len(values) > 1}
+    tried = {axis: {trial["point"][axis] for trial in trials} for axis in names}
+    axes = {axis: sorted(values, key=lambda value: (value is not None, value)) for axis, values in tried.items() if len(values) > 1}
     excluded = Counter(line["reason"] for line in lines if line["kind"] == "ruled_out")
     yield heading("Tuning")
     yield paragraph(f"{len(trials):,} trials of the grid were trained:")
