@@ -106,14 +106,6 @@ def validation_zeros(config, t):
     return zeros.subset(positions)
 
 
-def example_zeros(config):
-    """Return three zeros of the test set, the same in all rounds, straight from zeros_db."""
-    first = interval(config, config.data.K + 1)[0]
-    indexes = np.unique(first + config.data.N * np.arange(1, 4) // 4)
-    values = [zeros_in_memory(config, int(index), 1).values[0] for index in indexes]
-    return RiemannZerosDataset(indexes, np.array(values))
-
-
 def test_zeros(config):
     """Return the test set: the first data.N zeros of interval K + 1, in a file of their own."""
     return stored_zeros(config, interval(config, config.data.K + 1)[0], config.data.N)

@@ -1,6 +1,7 @@
 """What the loop feeds to a step and to its measures: every zero in its order, the scheduled rate, the right sets."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from conftest import DEVICE, SMALL_RUN, stop_after_the_third_step, write_config
 
 import evaluate
 import train
-from common.config import load_config
+from common.config import UserError, load_config
 from common.devices import compile_failure
+from common.signals import StopRequested
 from data_utils import validation_zeros
 from model.tokenizer import PAD, decode
 from training import run, run_log
-from training.checkpoints import load_checkpoint
+from training.checkpoints import load_checkpoint, trained_zeros
 from training.optimizer import learning_rate_at
 
 
@@ -81,6 +83,35 @@ def test_fewer_epochs_on_a_resumed_run_never_skip_zeros_of_the_next_round(config
     assert seen == list(range(300, 600))
 
 
+def test_the_zeros_that_a_validation_writes_out_are_of_its_sample(config_path):
+    train.main(["--config", str(config_path), "--set", "data.K=0"])
+    log = (config_path.parent / "logs" / "training.log").read_text()
+    sample = validation_zeros(load_config(config_path), 0)
+    true = dict(zip(sample.indexes.tolist(), sample.values.tolist(), strict=True))
+    written = re.findall(r"b(\d+): (\d+)\.(\d{4}) · the model ", log)
+    assert len(written) == 6 and all(true[int(index)] == int(whole + decimals) for index, whole, decimals in written)
+
+
+def test_a_run_that_stops_between_two_rounds_knows_what_it_was_trained_on_and_goes_on_with_one_line_of_a_round(
+    config_path, monkeypatch
+):
+    def stop_as_the_last_begins(current):
+        run_log.log_start_of_round(current)
+        if current.progress.round == 2:
+            raise StopRequested
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "log_start_of_round", stop_as_the_last_begins)
+        train.main(["--config", str(config_path)])
+    checkpoint = load_checkpoint(config_path.parent / "checkpoints" / "last.pt")
+    assert (checkpoint["progress"]["round"], checkpoint["progress"]["row"]) == (2, 0) and trained_zeros(checkpoint) == (1, 599)
+    with pytest.raises(UserError, match="was trained on zeros up to 599, but the test set begins at 300"):
+        evaluate.main(["--config", str(config_path), "--set", "data.K=0"])
+    train.main(["--config", str(config_path), "--resume"])
+    lines = [json.loads(line) for line in (config_path.parent / "logs" / "training.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines if line["kind"] == "round"] == [0, 1, 2]
+
+
 @pytest.mark.parametrize(("first", "then"), [("on", "off"), ("off", "on")])
 def test_a_run_goes_on_with_and_without_torch_compile(tmp_path, monkeypatch, first, then):
     if failure := compile_failure(torch.device(DEVICE)):
@@ -132,5 +163,5 @@ def test_evaluation_samples_as_the_settings_say(config_path, monkeypatch):
     train.main(["--config", str(config_path)])
     sampled = recorded(monkeypatch, evaluate, "sampled_predictions")
     evaluate.main(["--config", str(config_path), "--set", "evaluation.seed=5"])
-    ((_, dataset, runs, top_p, seed),) = sampled
+    ((_, dataset, runs, top_p, seed, _),) = sampled
     assert (dataset.indexes.tolist(), runs, top_p, seed) == (list(range(900, 920)), 3, 0.9, 5)

@@ -246,11 +246,14 @@ def checkpoint_files(folder):
 
 def last_trained_index(checkpoint):
     """Return the index of the last zero that the checkpoint has been trained on; 0 for none."""
-    size, progress = checkpoint["config"]["data"]["interval_size"], checkpoint["progress"]
+    data, progress = checkpoint["config"]["data"], checkpoint["progress"]
+    size = data["interval_size"]
     if progress["epoch"]:
         return (progress["round"] + 1) * size - 1
     if progress["row"]:
         return max(1, progress["round"] * size) + progress["row"] - 1
+    if progress["round"] > data["first_round"]:  # stopped between two rounds
+        return progress["round"] * size - 1
     return 0
 
 

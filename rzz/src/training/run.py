@@ -68,11 +68,19 @@ class TrainingRun:
         run = cls.load_or_create(config, device, args.fresh, move_aside=rank() == 0)
         if run.rank == 0 and run.path is None:
             archive_run(config)
-        path, position = config.log_folder / "training.jsonl", (run.progress.round, run.progress.step)
-        if run.rank == 0 and path.exists():  # lines after the checkpoint belong to steps that will be repeated
-            lines = read_json_lines(path, {"round": int, "step": int})
-            write_json_lines(path, [line for line in lines if (line["round"], line["step"]) <= position])
+        if run.rank == 0:
+            run.rewind_log()
         return run
+
+    def rewind_log(self):
+        """Drop the lines of training.jsonl that will be written again: after the checkpoint, and of a round that begins."""
+        path, progress = self.config.log_folder / "training.jsonl", self.progress
+        if not path.exists():
+            return
+        begins = progress.epoch == progress.row == 0
+        lines = read_json_lines(path, {"round": int, "step": int, "kind": str})
+        write_json_lines(path, [line for line in lines if (line["round"], line["step"]) <= (progress.round, progress.step)
+                                and not (begins and line["kind"] == "round" and line["round"] == progress.round)])  # fmt: skip
 
     @classmethod
     def load_or_create(cls, config, device, fresh=False, move_aside=False):

@@ -15,7 +15,7 @@ from common.files import NUMBER, NUMBER_OR_NONE, append_json_lines
 from common.logs import log, training_log
 from common.signals import interruptible
 from common.text import format_duration, short_number
-from data_utils import example_zeros, interval
+from data_utils import interval
 from model.metrics import baselines, scores
 from model.network import cross_entropy_of, parameter_count
 from model.sampling import sampled_predictions, sampled_texts
@@ -101,7 +101,7 @@ def log_training(run):
 
 
 def log_validation(run):
-    """Measure the loss of the validation sample, and the MSE of values written by sampling; write out three zeros of the test set.
+    """Measure the loss of the validation sample, and the MSE of values written by sampling; write out three zeros of the sample.
 
     The MSE is that of training.mse_zeros of the sample and of as many zeros that were trained on last; at the end of the round, of
     all of the sample and of as many.
@@ -116,7 +116,7 @@ def log_validation(run):
     measured = {"mse_zeros": len(sample)}
     with interruptible():
         found = cross_entropy_of(run.model, run.validation)
-        examples = example_zeros(run.config)
+        examples = spread_evenly(run.validation, 3)
         texts = sampled_texts(run.model, examples.indexes, runs=1, top_p=0.0, seed=0)
         for name, zeros in (("training", recent), ("validation", sample)):
             seed = derive_seed(settings.seed, progress.step)
