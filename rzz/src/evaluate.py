@@ -17,7 +17,7 @@ from common.cli import run_script, stage_parser
 from common.config import ModelConfig, UserError, load_config
 from common.devices import choose_device, choose_threads, describe_device
 from common.files import atomic_write, write_json_lines
-from common.logs import log, start_logging
+from common.logs import log, progress_bar, start_logging
 from common.text import format_number, format_table
 from data_utils import interval, test_zeros, training_zeros
 from model.metrics import baselines, controls, result_table, scores, table_notes
@@ -47,7 +47,8 @@ def main(argv=None):
     untrained = build_model(model_config, checkpoint["config"]["training"].get("seed", config.training.seed)).to(device)
     options = config.evaluation
     log.info("Writing %s zeros × %d runs, nucleus p = %g", f"{len(dataset):,}", options.runs, options.top_p)
-    predictions = sampled_predictions(model, dataset, options.runs, options.top_p, options.seed)
+    with progress_bar(len(dataset), "evaluating", "zero") as bar:
+        predictions = sampled_predictions(model, dataset, options.runs, options.top_p, options.seed, bar.update)
     baseline_predictions = baselines(dataset, training_zeros(config, config.data.K), model_config.max_prime)
     control_predictions = controls(predictions, dataset.indexes, options.seed)
 

@@ -96,7 +96,9 @@ def test_cached_generation_writes_what_the_whole_row_recomputed_at_each_step_wri
 
 def test_indexes_of_different_lengths_are_written_as_if_each_were_alone():
     model = small_model("primes")
-    together = sampled_texts(model, np.array([9, 10, 12345, 98, 11]), runs=2, top_p=0, seed=1)
+    written = []
+    together = sampled_texts(model, np.array([9, 10, 12345, 98, 11]), runs=2, top_p=0, seed=1, written=written.append)
+    assert sum(written) == 5
     alone = [sampled_texts(model, np.array([index]), runs=2, top_p=0, seed=1)[0] for index in (9, 10, 12345, 98, 11)]
     assert together == alone and together[2][0].startswith("b12345:")
 

@@ -19,16 +19,17 @@ GENERATION_BATCH = 1024  # zeros × runs generated at a time; bounds the memory 
 MIN_PROBABILITY = 0.001  # of a character that prediction_record lists
 
 
-def sampled_texts(model, indexes, runs, top_p, seed):
+def sampled_texts(model, indexes, runs, top_p, seed, written=None):
     """Return for each of `indexes` a list of `runs` texts that the model generates after 'b<i>:', cut after the first 'e'.
 
-    Nucleus sampling with `top_p`; 0 is greedy. What is drawn depends on the seed and on the numbers of indexes and runs.
+    Nucleus sampling with `top_p`; 0 is greedy. What is drawn depends on the seed and on the numbers of indexes and runs. written:
+    is called with the number of zeros whose texts have just been written.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed))
-    return generate_texts(model, indexes, torch.rand(len(indexes), runs, model.config.context, generator=generator), top_p)
+    return generate_texts(model, indexes, torch.rand(len(indexes), runs, model.config.context, generator=generator), top_p, written)
 
 
-def generate_texts(model, indexes, uniforms, top_p):
+def generate_texts(model, indexes, uniforms, top_p, written=None):
     """The same, drawn with `uniforms` (zeros, runs, context), random numbers in [0, 1)."""
     indexes, runs = np.asarray(indexes, np.int64), uniforms.shape[1]
     texts = [None] * len(indexes)
@@ -38,6 +39,8 @@ def generate_texts(model, indexes, uniforms, top_p):
             rows = generate(model, torch.from_numpy(prompts[batch]), torch.from_numpy(indexes[zeros]), uniforms[zeros], top_p, END)
             for zero, row_runs in zip(zeros, rows.tolist(), strict=True):
                 texts[zero] = [up_to_end(row) for row in row_runs]
+            if written:
+                written(len(batch))
     return texts
 
 
@@ -46,9 +49,9 @@ def up_to_end(row):
     return decode(row[: row.index(END) + 1] if END in row else row)
 
 
-def sampled_predictions(model, dataset, runs, top_p, seed):
+def sampled_predictions(model, dataset, runs, top_p, seed, written=None):
     """Return the number that the model generates for each zero as float64 (zeros, runs), NaN if it is not a number."""
-    texts = sampled_texts(model, dataset.indexes, runs, top_p, seed)
+    texts = sampled_texts(model, dataset.indexes, runs, top_p, seed, written)
     return np.array([[parse_value(text) for text in row] for row in texts], np.float64)  # NaN for None
 
 
