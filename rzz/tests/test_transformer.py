@@ -10,6 +10,7 @@ from conftest import whole_rows
 from common.config import ModelConfig
 from common.devices import derive_seed
 from data_utils import RiemannZerosDataset
+from model import sampling
 from model.index_embedding import KINDS
 from model.network import build_model, parameter_count
 from model.sampling import sampled_texts
@@ -101,6 +102,13 @@ def test_indexes_of_different_lengths_are_written_as_if_each_were_alone():
     assert sum(written) == 5
     alone = [sampled_texts(model, np.array([index]), runs=2, top_p=0, seed=1)[0] for index in (9, 10, 12345, 98, 11)]
     assert together == alone and together[2][0].startswith("b12345:")
+
+
+def test_more_runs_than_a_batch_holds_are_the_runs_of_fewer_batches(monkeypatch):
+    model, indexes = small_model("primes"), np.array([9, 10, 11])
+    texts = sampled_texts(model, indexes, runs=5, top_p=0.9, seed=1)
+    monkeypatch.setattr(sampling, "GENERATION_BATCH", 2)
+    assert sampled_texts(model, indexes, runs=5, top_p=0.9, seed=1) == texts
 
 
 def test_nucleus_holds_the_most_probable_tokens_up_to_p_and_no_other():

@@ -59,7 +59,7 @@ class ModelConfig:
     dropout: float = setting(0.0, low=0, below=1)
     index_embedding: str = "waves"  # digits | place | smooth | primes | waves, see model/index_embedding.py
     max_number: int = setting(1500, low=1, high=1_000_000)  # "waves": whole numbers up to here; 1.6 √(t/2π) at the last zero t
-    max_prime: int = setting(1000, low=2, high=1_000_000)  # "waves", "primes": prime powers or primes up to here
+    max_prime: int = setting(1000, low=2, high=1_000_000)  # "primes": primes up to here; "waves": powers, or to max_number
 
     def head_sizes(self):
         """Return (d_k, d_v, d_ff) with the nulls filled in."""
@@ -347,6 +347,6 @@ def require_writable(*folders):
             usable = os.access(folder, os.W_OK)
             remove_abandoned(folder)
         except OSError as error:
-            raise UserError(f"Cannot make the folder {folder} ({error.strerror}); choose another place for config.json.") from error
+            raise UserError(f"Cannot make the folder {folder} ({error.strerror}); choose another place.") from error
         if not usable:
             raise UserError(f"Cannot write to {folder}; change its permissions or copy config.json to a folder of your own.")

@@ -46,6 +46,7 @@ from model.waves import (
     SPLINES,
     STEPS,
     BoundaryWaves,
+    largest_power,
     prime_powers,
     primes_up_to,
 )
@@ -189,7 +190,7 @@ class Boundaries(SmoothCount):
     zeros, and weights that can tell their columns apart learn the digit instead of copying it, and write it when it has changed.
     """
 
-    description = (f"{SmoothCount.description}, the phases of whole numbers to {{max_number}} and prime powers to {{max_prime}} "
+    description = (f"{SmoothCount.description}, the phases of whole numbers to {{max_number}} and prime powers to {{max_power}} "
                    "where its next digit could end")  # fmt: skip
 
     def __init__(self, settings):
@@ -229,8 +230,8 @@ class Boundaries(SmoothCount):
 
     @staticmethod
     def cost(settings, T):
-        is_power = prime_powers(settings.max_prime) > 1
-        numbers, powers = settings.max_number, int(is_power.sum())
+        is_power = prime_powers(largest_power(settings)) > 1
+        numbers, powers, beyond = settings.max_number, int(is_power.sum()), int(is_power[settings.max_number + 1 :].sum())
         inputs = NUMBER_CHANNELS + PRIME_CHANNELS + 1
         sums = 2 * SPLINES * (NUMBER_CHANNELS + 2 * PRIME_CHANNELS)
         layers = (inputs + 1) * HIDDEN + (inputs + HIDDEN + 1) * DECISIONS
@@ -238,7 +239,7 @@ class Boundaries(SmoothCount):
         over_splines = sum(SIZES) * 4 * SPLINES * (numbers + 2 * powers)
         products = sum(SIZES) * (sums + layers) + output
         row_floats = sum(SIZES) * (6 * SPLINES + 5 * HIDDEN)
-        waves = len(STEPS) * 2 * (numbers + powers)
+        waves = len(STEPS) * 2 * (numbers + beyond)
         smooth = SmoothCount.cost(settings, T)
         parameters = smooth.parameters + sums + PRIME_CHANNELS + 3 + layers + output + (NO_SLOT + 1 + 10) * settings.d_model
         return PartCost(parameters, smooth.products + products, row_floats, over_splines, waves)
@@ -302,7 +303,8 @@ def embedding_cost(settings, T):
 def describe_embedding(settings, kind=None):
     """Return what a model of these settings is told about the index, as a phrase. kind: another one than the settings'."""
     parts = parts_of(kind or settings.index_embedding)
-    return ", ".join(part.description.format_map(vars(settings)) for part in parts)
+    values = {**vars(settings), "max_power": largest_power(settings)}
+    return ", ".join(part.description.format_map(values) for part in parts)
 
 
 def numbers_in_main_sum(index):

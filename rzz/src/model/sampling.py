@@ -34,7 +34,8 @@ def generate_texts(model, indexes, uniforms, top_p, written=None):
     indexes, runs = np.asarray(indexes, np.int64), uniforms.shape[1]
     texts = [None] * len(indexes)
     for positions, prompts in encode_prompts(indexes):
-        for batch in np.array_split(np.arange(len(positions)), -(-len(positions) * runs // GENERATION_BATCH)):
+        batches = min(len(positions), -(-len(positions) * runs // GENERATION_BATCH))
+        for batch in np.array_split(np.arange(len(positions)), batches):
             zeros = positions[batch]
             rows = generate(model, torch.from_numpy(prompts[batch]), torch.from_numpy(indexes[zeros]), uniforms[zeros], top_p, END)
             for zero, row_runs in zip(zeros, rows.tolist(), strict=True):

@@ -59,14 +59,19 @@ class Waves(nn.Module):
         return F.linear(sums, self.weight)
 
 
+def largest_power(settings):
+    """Return up to where prime powers are summed: those among the whole numbers have their phases already."""
+    return max(settings.max_prime, settings.max_number)
+
+
 class BoundaryWaves(nn.Module):
     """The two sums at all boundaries, and the layers that read them: the part of Boundaries (which see) that is learned."""
 
     def __init__(self, settings):
         super().__init__()
-        base = prime_powers(max(settings.max_prime, settings.max_number))
+        base = prime_powers(largest_power(settings))
         n = np.arange(len(base))
-        kept = (n >= 1) & ((n <= settings.max_number) | ((base > 1) & (n <= settings.max_prime)))
+        kept = (n >= 1) & ((n <= settings.max_number) | (base > 1))
         others, powers = n[kept & (base == 1)], n[kept & (base > 1)]
         self.numbers = np.concatenate([others, powers])  # so that both sums are over a slice
         self.summed, self.powers = int((self.numbers <= settings.max_number).sum()), len(powers)
