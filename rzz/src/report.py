@@ -52,7 +52,7 @@ def watch(page, configs):
         shown = state_of_logs(configs)
         while True:
             time.sleep(RELOAD_SECONDS)
-            if (now := state_of_logs(configs)) != shown:
+            if (now := state_of_logs(configs)) != shown and all(map(has_logs, configs)):  # --fresh has just moved them aside
                 write_report(page, configs, RELOAD_SECONDS)
                 shown = now
     write_report(page, configs)
@@ -84,10 +84,14 @@ def write_report(page, configs, reload_after=None):
     write_page(page, f"{names[0]}: zeros of the Riemann zeta function, predicted", [*body, written], reload_after)
 
 
+def has_logs(config):
+    return any((config.log_folder / name).exists() for name in ("tuning.jsonl", "training.jsonl", "evaluation.json"))
+
+
 def read_logs(config):
     """Return the RunLogs of a run. Raises UserError, with what to do, if there are none."""
     logs = config.log_folder
-    if not any((logs / name).exists() for name in ("tuning.jsonl", "training.jsonl", "evaluation.json")):
+    if not has_logs(config):
         raise UserError(f"There are no logs in {logs} to report on; begin with: {command(config, 'tune_hyper_parameters.py')}")
     training = read_json_lines(logs / "training.jsonl", TRAINING_LINES)
     begun = {line["round"] for line in training if line["kind"] == "round"}

@@ -7,7 +7,7 @@ import pytest
 
 from common.text import format_row
 from model.sampling import Prediction, prediction_record
-from reporting.prediction_card import TABLE_HEADER, bar, card, column_widths, percent, table_row, training_text
+from reporting.prediction_card import TABLE_HEADER, bar, card, column_widths, fixed, percent, table_row, training_text
 
 
 def record(samples, text="b10:50.0000e"):
@@ -18,6 +18,11 @@ def record(samples, text="b10:50.0000e"):
 
 def words(samples, **options):
     return " ".join(card(record(samples, **options), (1, 899), "").split())
+
+
+def test_what_rounds_to_nothing_has_no_sign():
+    assert [fixed(-0.00003), fixed(-0.00003, "+"), fixed(-0.0004, decimals=3), fixed(-0.0006, decimals=3)] == [
+        "0.0000", "+0.0000", "0.000", "-0.001"]  # fmt: skip
 
 
 def test_unreadable_samples_are_null_and_counted():

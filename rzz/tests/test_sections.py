@@ -57,15 +57,22 @@ def test_one_zero_and_nothing_readable_are_enough():
         assert [figure.title for figure in drawn] == titles
 
 
-def rung(rate, size, nats, stable=True, trainable=True, seed=1, **more):
+def rung(rate, size, nats, stable=True, trainable=True, seed=1, zeros=1000, **more):
     """A line of tuning.jsonl."""
     point = {"learning_rate": rate, "batch_size": size, "d_model": 64, **more}
+    settings = {"zeros": zeros, "model": {"d_model": point["d_model"], "dropout": more.get("dropout", 0.0)},
+                "training": {"learning_rate": rate, "batch_size": size, "seed": seed}}  # fmt: skip
     return {"kind": "rung", "point": point, "epochs": len(nats), "nats_per_zero": nats, "mse": 0.5, "stable": stable,
-            "trainable": trainable, "parameters": 1234, "settings": {"training": {"seed": seed}}}  # fmt: skip
+            "trainable": trainable, "parameters": 1234, "settings": settings}  # fmt: skip
+
+
+def ruled_out(rate, size):
+    point = {"learning_rate": rate, "batch_size": size, "d_model": 64}
+    return {"kind": "ruled_out", "point": point, "reason": "too large", "detail": "9 GB"}
 
 
 def test_the_tuning_counts_the_last_lines_of_the_last_grid_and_lists_the_best_trials():
-    log = [rung(0.1, 16, [1.0], dropout=0.1), {"kind": "ruled_out", "point": {}, "reason": "too large", "detail": "9 GB"},
+    log = [rung(0.1, 16, [1.0], dropout=0.1), ruled_out(0.1, 16), ruled_out(0.001, 16), rung(0.1, 16, [2.0], zeros=500),
            rung(0.001, 16, [9.0]), rung(0.001, 16, [9.0, 8.5, 8.75]), rung(0.002, 16, [8.0, 7.0]),
            rung(0.002, 16, [3.0], trainable=False, d_model=32), rung(0.001, 32, [6.0], trainable=False),
            rung(0.002, 32, [9.0, None], stable=False, trainable=False), rung(0.001, 16, [1.0, 1.0, 1.0], seed=2)]  # fmt: skip
@@ -79,6 +86,13 @@ def test_the_tuning_counts_the_last_lines_of_the_last_grid_and_lists_the_best_tr
     assert cells[:4] == ["0.002", "16", "64", "7.000"] and cells[7:11] == ["0.001", "16", "64", "8.500"]
 
 
+def test_trials_from_before_an_axis_was_added_count_with_the_value_that_they_had():
+    log = [rung(0.001, 16, [5.0]), rung(0.002, 16, [6.0]), rung(0.001, 16, [7.0], dropout=0.1), rung(0.002, 16, [8.0], dropout=0.1)]
+    cells = tagged(tuning_section(log, seed=1), "td")[0]
+    rows = [cells[start : start + 3] for start in range(0, len(cells), 6)]
+    assert rows == [["0.001", "0.0", "5.000"], ["0.002", "0.0", "6.000"], ["0.001", "0.1", "7.000"], ["0.002", "0.1", "8.000"]]
+
+
 def test_the_tuning_is_of_the_seed_of_the_settings_or_of_the_most_trials():
     log = [rung(0.1, 16, [1.0], seed=1, dropout=0.1), *(rung(rate, 16, [9.0], seed=5) for rate in (0.001, 0.002)),
            rung(0.001, 16, [7.0], seed=6), rung(0.001, 16, [5.0], seed=3)]  # fmt: skip
@@ -90,4 +104,5 @@ def test_an_error_is_compared_with_the_smooth_counts():
     assert compare_mse(0.004, 0.05) == ("12.5", "smaller")
     assert compare_mse(0.085, 0.05) == ("1.7", "larger")
     assert compare_mse(0.0, 0.05) == ("inf", "smaller")
+    assert compare_mse(1.0, 999.7) == ("1,000", "smaller") and compare_mse(1.0, 999.4) == ("999", "smaller")
     assert compare_mse(0.00003, 0.04449) == ("1,483", "smaller") and compare_mse(3e12, 1.0) == ("3e+12", "larger")

@@ -100,7 +100,7 @@ def fixed(number, sign="", width=MAX_WIDTH, decimals=4):
     """A number with its decimals, or as 3e+35 where it would be wider than `width`; '–' for None."""
     if number is None:
         return "–"
-    text = f"{number:{sign}.{decimals}f}"
+    text = f"{round(number, decimals) + 0.0:{sign}.{decimals}f}"  # not -0.0000
     return text if len(text) <= width else f"{number:{sign}.0e}"
 
 

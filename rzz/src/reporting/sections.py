@@ -108,7 +108,7 @@ def accuracy_summary(training, evaluation):
 def compare_mse(mse, reference):
     """('12.5', 'smaller') or ('1.7', 'larger'): an MSE compared with a reference. Whole numbers from 1,000 to a billion."""
     ratio = max(mse, reference) / min(mse, reference) if mse else math.inf
-    return f"{ratio:,.0f}" if 1000 <= ratio < 1e9 else f"{ratio:.3g}", "larger" if mse > reference else "smaller"
+    return f"{ratio:,.0f}" if 999.5 <= ratio < 1e9 else f"{ratio:.3g}", "larger" if mse > reference else "smaller"
 
 
 def speed_numbers(config, training):
@@ -249,17 +249,27 @@ def training_figures(training):
         yield figures.speed_figure(training)
 
 
+def settings_beside(line, axes):
+    """Return what a line of tuning.jsonl was trained with besides the axes, the seed, and the sizes that follow from others."""
+    settings = line["settings"]
+    found = {**settings.get("model", {}), **settings["training"], "zeros": settings.get("zeros"), "top_p": settings.get("top_p")}
+    return {key: value for key, value in found.items() if key not in (*axes, "seed", "d_k", "d_v", "d_ff")}
+
+
 def tuning_section(lines, seed):
     """Yield what the search found: heat maps over the learning rate and each other axis, and the best trials.
 
     seed: of the settings; the trials are those with it, or with the seed of most if a search has had another.
     """
     rungs = [line for line in lines if line["kind"] == "rung"]
-    names = rungs[-1]["point"].keys()  # the axes of the last grid
+    names = list(rungs[-1]["point"])  # the axes of the last grid
+    beside = settings_beside(rungs[-1], names)
     last = defaultdict(dict)  # seed: {point: its last line}
     for line in rungs:
-        if line["point"].keys() == names:
-            last[line["settings"]["training"]["seed"]][tuple(line["point"].values())] = line
+        of_model, of_training = line["settings"].get("model", {}), line["settings"]["training"]
+        point = {axis: ({**of_model, **of_training} | line["point"]).get(axis) for axis in names}  # a new axis had one value before
+        if all(beside.get(key, value) == value for key, value in settings_beside(line, names).items()):
+            last[of_training["seed"]][tuple(point.values())] = {**line, "point": point}
     found = last[max(last, key=lambda each: (each == seed, len(last[each])))]
     trials = list(found.values())
     most = max(trial["epochs"] for trial in trials)
@@ -267,7 +277,8 @@ def tuning_section(lines, seed):
     repeated = [[lines[point] for lines in last.values() if point in lines and lines[point]["epochs"] == most] for point in longest]
     tried = {axis: {trial["point"][axis] for trial in trials} for axis in names}
     axes = {axis: sorted(values, key=lambda value: (value is not None, value)) for axis, values in tried.items() if len(values) > 1}
-    excluded = Counter(line["reason"] for line in lines if line["kind"] == "ruled_out")
+    excluded = Counter(line["reason"] for line in lines if line["kind"] == "ruled_out" and line["point"].keys() == set(names)
+                       and tuple(map(line["point"].get, names)) not in found)  # fmt: skip
     yield heading("Tuning")
     yield paragraph(f"{len(trials):,} trials of the grid were trained:")
     yield bullet_list([*(f"{mark} {count:,} {name}" for mark, name, count in outcome_counts(trials)),
