@@ -46,6 +46,9 @@ def test_where_updates_are_plenty_batches_are_compared_after_as_many_of_them(tmp
     assert chosen(search) == (64, 16, 1)  # 8.5 after 4 epochs of batch 64 for 9.0 after 1 of batch 16
     worse = {**CURVES, (64, 16): [[12.0, 11.0, 10.0, 9.5]]}
     assert chosen(finished_search(tmp_path, PLENTY, worse))[0] == 16
+    assert "after equally many updates" in choose(*search).reason
+    once = finished_search(tmp_path, PLENTY, CURVES, grid={**GRID, "epochs": [1]})  # batch 16 has made four times as many
+    assert "after as nearly equally many updates as" in choose(*once).reason
 
 
 def test_of_those_that_chance_cannot_tell_apart_the_cheapest_full_training_wins(tmp_path):

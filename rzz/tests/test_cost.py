@@ -101,6 +101,13 @@ def test_a_figure_that_does_not_show_in_the_times_is_not_negative(monkeypatch):
     assert step_seconds(MODELS[2], 128, 23, found) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_a_launch_that_does_not_show_in_the_times_is_a_number_that_the_settings_take(monkeypatch):
+    T = some_zeros(1).width - 1
+    monkeypatch.setattr(cost, "measured_step_seconds", lambda model, size, device: 1e-9 * size * flops_per_zero(model, T))
+    found = fitted_speed(torch.device("cpu"))
+    assert found.tflops == pytest.approx(1e-3) and 1e-9 < found.layer_ms < 1e-3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_forecast_of_parameters_is_the_number_of_parameters(kind):
     for settings in (*MODELS, Config().model):

@@ -1,15 +1,17 @@
 """What is shown of the search: the whole grid with its forecasts, a line for each rung, the tables."""
 
 import re
+from contextlib import closing
 
 import pytest
 from searches import CPU, GRID, rung_lines, with_grid
 
 from common.config import load_config
 from model.network import build_model, parameter_count
-from tuning.display import description, search_seconds
+from tuning.display import SearchProgress, description, job_seconds, search_seconds
 from tuning.grid import grid_of
-from tuning.halving import rungs_of
+from tuning.halving import SearchLog, repetitions, rungs_of
+from tuning.workers import schedule_jobs
 
 
 def test_the_description_counts_the_trials_and_each_reason_with_an_example(search_folder):
@@ -28,6 +30,15 @@ def test_the_states_of_the_trials_that_may_go_on_are_counted(run_folder, keep, s
     config = load_config(run_folder / "config.json", ["model.d_model=1024", f"tuning.keep={keep}"])
     gigabytes = 16 * parameter_count(build_model(config.model, seed=1)) / 1e9  # weights, their running average, and AdamW's two
     assert f"up to {states * gigabytes:.2f} GB on disk" in description(config, grid_of(config), CPU, "")
+
+
+def test_the_time_of_the_repetitions_is_counted_once(search_folder):
+    config = with_grid(search_folder, GRID, seeds=3)
+    again = repetitions(config, grid_of(config).trials[:2])
+    jobs = schedule_jobs(config, again, rungs_of(config)[-1], CPU)
+    with closing(SearchProgress(config, SearchLog(config), CPU)) as progress:
+        progress.begin_rung(rungs_of(config)[-1], again, jobs)
+        assert progress.bar.total == pytest.approx(sum(job_seconds(config, job, CPU) for job in jobs))
 
 
 def test_the_default_grid_takes_three_quarters_of_an_hour_at_most_and_two_gigabytes():

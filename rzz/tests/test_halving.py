@@ -97,7 +97,8 @@ def test_the_last_result_of_a_trial_is_cut_at_the_epochs_that_the_grid_asks_for_
     (trial,), log = grid_of(config).trials, SearchLog(config)
     curve, settings = [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0], trial_key_settings(trial.settings)
     log.enter([{"epochs": count, "nats_per_zero": curve[:count], "settings": settings} for count in (4, 8)])
-    assert log.last_result(trial)["nats_per_zero"] == curve[: epochs[-1]]
+    result = log.last_result(trial)
+    assert (result["nats_per_zero"], result["epochs"]) == (curve[: epochs[-1]], epochs[-1])
 
 
 def test_what_was_excluded_is_in_the_log_once(search_folder, in_process):

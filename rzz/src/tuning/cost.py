@@ -36,7 +36,7 @@ FITTED = [(ModelConfig(d_model=d_model, num_layers=layers), size)
 COMPARED = [(ModelConfig(d_model=d_model, num_layers=layers), size)
             for d_model, layers, size in ((48, 2, 32), (96, 3, 64), (160, 4, 128))]  # fmt: skip
 SECONDS, UPDATES = 2.0, 5  # at least, of each size
-FASTEST = 1e6  # TFLOP/s or GB/s, for what is too small to be seen
+FASTEST = 1e6  # TFLOP/s, GB/s or layers a millisecond, for what is too small to be seen
 
 
 def block_parameters(model):
@@ -179,7 +179,7 @@ def fitted_speed(device):
         else:
             del kept[int(x.argmin())]
     layer, flop, byte = found.tolist()
-    return Throughput(min(FASTEST, 1e-12 / flop), min(FASTEST, 1e-9 / byte), 1e3 * layer)
+    return Throughput(min(FASTEST, 1e-12 / flop), min(FASTEST, 1e-9 / byte), max(1 / FASTEST, 1e3 * layer))
 
 
 def measured_step_seconds(model, size, device):

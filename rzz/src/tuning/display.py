@@ -93,7 +93,10 @@ class SearchProgress:
     def begin_rung(self, rung, trials, jobs):
         """Set what the rung will cost, now that it is known which trials take part in it."""
         self.rung, self.trials = rung, trials
-        _, later, _ = search_seconds(self.config, trials, self.rungs[self.rungs.index(rung) :], self.device)
+        if any(trial.settings.training.seed != self.config.training.seed for trial in trials):
+            later = 0.0  # these are the repetitions, with which the search ends
+        else:
+            _, later, _ = search_seconds(self.config, trials, self.rungs[self.rungs.index(rung) :], self.device)
         self.bar.total = self.worked + sum(job_seconds(self.config, job, self.device) for job in jobs) + later
         self.bar.set_postfix_str(self.text())
 
@@ -141,7 +144,7 @@ def axis_table(config, grid, search_log):
     found = [(trial.values, search_log.result(trial, rung), search_log.last_result(trial)) for trial in grid.trials]
     worth = []  # (axis, value, how many trials, scores of the trainable ones, their scores in the end)
     for axis, choices in grid.axes.items():
-        for value in choices if len(choices) > 1 else ():
+        for value in dict.fromkeys(choices) if len(choices) > 1 else ():
             those = [results for values, *results in found if values[axis] == value]
             good = [(score(first)[0], score(last)[0]) for first, last in those if first["trainable"]]
             worth.append((axis, value, len(those), [first for first, _ in good], [last for _, last in good]))

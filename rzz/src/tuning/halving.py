@@ -100,7 +100,7 @@ class SearchLog:
         """Return the line of `trial` after `rung`, a later one with its curve cut off there, or None."""
         epochs = target_epochs(trial, rung)
         later = [line for count, line in sorted(self.lines.get(trial.key, {}).items()) if count >= epochs]
-        return {**later[0], "nats_per_zero": later[0]["nats_per_zero"][:epochs]} if later else None
+        return {**later[0], "epochs": epochs, "nats_per_zero": later[0]["nats_per_zero"][:epochs]} if later else None
 
     def last_result(self, trial):
         """Return what the longest training of `trial` says of the epochs that the grid asks for."""
