@@ -295,7 +295,8 @@ def benchmark_tune(config, _):
 def trials_per_hour(config, device):
     """Train the grid TUNED as the search does, then one trial after the other with all cores in two ways; return the rates."""
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(config, path=Path(folder) / "config.json", tuning=replace(config.tuning, zeros=TUNED_ZEROS, grid=TUNED))
+        tuning = replace(config.tuning, zeros=TUNED_ZEROS, grid=TUNED, max_memory_gb=math.inf, max_training_hours=math.inf)
+        config = replace(config, path=Path(folder) / "config.json", tuning=tuning)
         trials = grid_of(config).trials
         training, validation = tuning_splits(config)
         jobs = schedule_jobs(config, trials, 1, device)

@@ -81,7 +81,8 @@ def check_unseen(checkpoint, config, path):
     if last >= first_test:
         raise UserError(f"{path} was trained on zeros up to {last}, but the test set begins at {first_test}: raise data.K.")
     saved = checkpoint["config"]["data"]
-    if checkpoint["progress"]["round"] >= config.data.K and (saved["K"], saved["N"]) != (config.data.K, config.data.N):
+    left_out = saved["N"] if saved["K"] == config.data.K else 0  # of the sample of the round before the test set
+    if checkpoint["progress"]["round"] >= config.data.K and left_out < config.data.N:
         log.warning("%s was trained with data.K = %d and data.N = %d: its validation sample may hold zeros of this test set",
                     path.name, saved["K"], saved["N"])  # fmt: skip
     if last < first_test - 1:

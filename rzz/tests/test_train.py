@@ -165,3 +165,10 @@ def test_evaluation_samples_as_the_settings_say(config_path, monkeypatch):
     evaluate.main(["--config", str(config_path), "--set", "evaluation.seed=5"])
     ((_, dataset, runs, top_p, seed, _),) = sampled
     assert (dataset.indexes.tolist(), runs, top_p, seed) == (list(range(900, 920)), 3, 0.9, 5)
+
+
+def test_a_larger_test_set_than_the_training_left_out_is_warned_of(config_path):
+    train.main(["--config", str(config_path)])
+    for size in (10, 20, 21):
+        evaluate.main(["--config", str(config_path), "--set", f"data.N={size}"])
+        assert ("may hold zeros of this test set" in (config_path.parent / "logs" / "rzz.log").read_text()) == (size > 20)
