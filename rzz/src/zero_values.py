@@ -24,7 +24,7 @@ from model.tokenizer import SCALE
 from zeta import zeros as zeta_zeros
 from zeta.riemann_siegel import mean_spacing, smooth_zeros
 
-OWN_ZEROS_DB = "ac34921c74b3b077abb9d3d4d4a5b23ac8365bb875d8170010dd86538b05abc8"  # SHA-256 of our zeros_db.py
+OWN_ZEROS_DB = "c6dcf2588a622187747a5a7db74327ea5558ef1a7e6290af2a4e1bb341b16b5d"  # SHA-256 of our zeros_db.py
 BLOCK = 200  # zeros; so many on a coarse grid are not there by chance
 DECIMAL_GRIDS = tuple(10**k for k in range(4))  # points in a unit of the grids that are coarser than four decimals
 BINARY_GRIDS = tuple(2**k for k in range(14))

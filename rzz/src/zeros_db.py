@@ -15,6 +15,7 @@ They are read from David Platt's tables if use_platt_tables has named their fold
 
 import argparse
 import math
+import os
 import sys
 from itertools import chain, islice
 
@@ -107,8 +108,14 @@ def main(argv=None):
             else:
                 cut = int(mpmath.floor(zero * 10_000))
                 print(f"{index} {cut // 10_000}.{cut % 10_000:04d}")
-    except ValueError as error:
+        sys.stdout.flush()
+    except (ValueError, ArithmeticError) as error:
         parser.exit(2, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "Interrupted.\n")
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        parser.exit(1)
 
 
 if __name__ == "__main__":

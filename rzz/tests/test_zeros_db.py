@@ -1,10 +1,13 @@
 """Claims about the door to the zeros, zeros_starting_at_N."""
 
+import subprocess
+import sys
 from itertools import islice
 
 import flint
 import mpmath
 import pytest
+from conftest import SRC
 
 import zeros_db
 from zeros_db import zeros_starting_at_N
@@ -118,6 +121,14 @@ def test_the_command_line_prints_zeros(capsys):
     assert index == "1000" and abs(mpmath.mpf(text) - mpmath.mpf(flint.acb.zeta_zero(1000).imag.str(40, radius=False))) < 1e-26
     zeros_db.main(["--height", "1000", "2"])
     assert capsys.readouterr().out == "650 1001.3494\n651 1002.4043\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, str(SRC / "zeros_db.py"), "10", "20000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "10 49.7738\n"
+        process.stdout.close()
+        assert process.wait() == 1 and process.stderr.read() == ""
 
 
 @pytest.mark.parametrize("words", [
