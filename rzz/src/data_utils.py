@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from common.config import UserError, require_writable, validation_size
 from common.devices import derive_seed, tune_glibc_malloc
-from common.files import atomic_write, exclusive_lock, quarantine, read_bytes, remove
+from common.files import atomic_write, exclusive_lock, quarantine, read_bytes, remedy, remove
 from common.logs import progress_bar
 from common.processes import exit_with_parent
 from common.signals import signals_blocked, unblock_signals
@@ -275,7 +275,7 @@ def write_with_digest(path, content, salt=b"", append=False):
         with open(path, "ab") if append else atomic_write(path) as file:
             file.write(content + hashlib.sha256(content + salt).digest())
     except OSError as error:
-        raise UserError(f"Cannot write {path} ({error.strerror}); free some space and run the same command again.") from error
+        raise UserError(f"Cannot write {path} ({error.strerror}); {remedy(error)} and run the same command again.") from error
 
 
 def without_digest(content, salt=b""):
@@ -304,6 +304,8 @@ def require_zeros(config):
         try:
             zeros_in_memory(config, first + count - 1, 1)
         except UserError as error:
+            if not missing_zeros(config, [interval(config, t) for t in range(config.data.first_round, config.data.K + 2)]):
+                return
             if not is_own_zeros_db():
                 raise
             raise UserError(f"{error} Lower data.K or data.interval_size, or name Platt's tables.") from error

@@ -86,15 +86,15 @@ def write_config(folder, settings):
     return folder / "config.json"
 
 
-def stop_after_the_third_step():
-    """A stand-in for catch_stop_signals whose list of requests fills up during the third step."""
+def stop_after_step(number):
+    """A stand-in for catch_stop_signals whose list of requests fills up during the step of this number."""
 
     class Requests(list):
         looks = 0
 
         def __bool__(self):
             self.looks += 1
-            if self.looks == 3:
+            if self.looks == number:
                 self.append(15)
             return len(self) > 0
 

@@ -114,6 +114,17 @@ def test_zeros_that_have_a_file_are_not_counted_as_missing(run_copy, check):
     assert "2 h 46 min" in zeros_text(config, [(10**7, 10**6)], 0.01) and "tables in tables" in zeros_text(config, [(1, 9)], 1)
 
 
+def test_with_all_zeros_stored_it_asks_zeros_db_for_none_as_training_does(run_copy, check, monkeypatch):
+    def unreachable(config, first, count):
+        raise UserError("zeros_db could not give a zero: the drive is not there")
+
+    monkeypatch.setattr("data_utils.zeros_in_memory", unreachable)
+    monkeypatch.setattr(preflight, "zeros_in_memory", unreachable)
+    before = contents(run_copy)
+    assert "all in" in check(run_copy, "--resume")["zeros"] and contents(run_copy) == before
+    train.main(["--config", str(run_copy / "config.json"), "--resume", "--set", "training.epochs=3"])
+
+
 def test_space_is_counted_for_files_that_are_missing_and_a_lack_of_it_is_refused(run_copy, monkeypatch):
     config = load_config(run_copy / "config.json")
     assert check_disk_space(config, [(300, 300)]).startswith("0.0 MB")

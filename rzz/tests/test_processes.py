@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from conftest import SMALL_RUN, SRC, stop_after_the_third_step, write_config
+from conftest import SMALL_RUN, SRC, stop_after_step, write_config
 
 import train
 from common.config import UserError
@@ -47,7 +47,7 @@ def test_several_processes_make_the_updates_of_one(alone, tmp_path):
 
 def test_a_run_that_one_process_stopped_goes_on_with_two(alone, tmp_path, monkeypatch):
     config = write_config(tmp_path, SMALL_RUN)
-    monkeypatch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
+    monkeypatch.setattr(train, "catch_stop_signals", stop_after_step(3))
     train.main(["--config", str(config), *SETTINGS])
     assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]["step"] == 3
     assert several(2, config, "--resume").wait() == 0

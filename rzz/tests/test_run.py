@@ -3,22 +3,24 @@
 import errno
 import json
 import math
+import signal
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_RUN, batch_of, stop_after_the_third_step, write_config
+from conftest import SMALL_RUN, batch_of, stop_after_step, write_config
 
 import train
 from common.config import ModelConfig, TrainingConfig, UserError, load_config
 from common.devices import FusedAdamW, fused_adamw
 from common.logs import LogFile, add_handler, log, terminal
-from common.signals import catch_stop_signals
+from common.signals import StopRequested, catch_stop_signals
 from data_utils import RiemannZerosDataset
 from model import network
 from model.network import build_model
-from training import checkpoints, run, run_log
+from training import checkpoints, progress, run, run_log
 from training.checkpoints import load_checkpoint
 from training.optimizer import make_optimizer, training_step
 
@@ -234,6 +236,117 @@ def test_a_line_of_the_log_that_does_not_fit_the_disk_is_lost_and_the_run_is_the
     torch.testing.assert_close(found[0]["model"], found[1]["model"], rtol=0, atol=0)
 
 
+def disk_that_refuses(monkeypatch, *names):
+    """Let the disk be full when files of these names are written, once for each name."""
+    real, refused = checkpoints.atomic_write, list(names)
+
+    @contextmanager
+    def full_at_times(path, mode="wb"):
+        with real(path, mode) as file:
+            name = path.name.removesuffix(".new")
+            if name in refused:
+                refused.remove(name)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield file
+
+    monkeypatch.setattr(checkpoints, "atomic_write", full_at_times)
+
+
+def test_the_checkpoint_of_a_round_that_did_not_fit_the_disk_is_written_when_there_is_space(config, monkeypatch):
+    disk_that_refuses(monkeypatch, "round_0.pt")
+    training(config, "--set", "data.K=1")
+    found = [load_checkpoint(config.parent / "checkpoints" / f"round_{t}.pt") for t in (0, 1)]
+    assert [(each["progress"]["round"], each["progress"]["step"]) for each in found] == [(0, 10), (1, 20)]
+    text = (config.parent / "logs" / "rzz.log").read_text()
+    assert "Could not save round_0.pt (No space left on device); the older checkpoint stays and training goes on. Free" in text
+
+
+def test_a_training_that_ends_without_the_checkpoint_of_its_round_says_so(config, monkeypatch):
+    disk_that_refuses(monkeypatch, "round_0.pt")
+    with pytest.raises(UserError, match=r"round_0\.pt could not be saved in .*: free some space"):
+        training(config)
+
+
+def test_on_a_disk_too_full_for_the_zeros_of_a_round_what_was_trained_is_saved_once_there_is_space_for_it(config, monkeypatch):
+    real = run.training_zeros
+
+    def full(settings, t):
+        if t == 1:
+            raise UserError("Cannot write zeros_300_300.npy (No space left on device); free some space")
+        return real(settings, t)
+
+    monkeypatch.setattr(run, "training_zeros", full)
+    disk_that_refuses(monkeypatch, "round_0.pt", "last.pt", "last.pt", "last.pt")  # after 5 and 10 steps, and the round
+    with pytest.raises(UserError, match="Cannot write zeros_300_300.npy"):
+        training(config, "--set", "data.K=1")
+    assert load_checkpoint(config.parent / "checkpoints" / "last.pt")["progress"]["step"] == 10
+    assert load_checkpoint(config.parent / "checkpoints" / "round_0.pt")["progress"]["step"] == 10
+
+
+def test_waiting_for_zeros_is_no_training(config, monkeypatch):
+    real, late = run.training_zeros, [0.0]
+    clock = progress.time.monotonic
+
+    def slow(settings, t):
+        late[0] += 1000.0
+        if t == 1:
+            raise StopRequested
+        return real(settings, t)
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock() + late[0])
+    monkeypatch.setattr(run, "training_zeros", slow)
+    training(config, "--set", "data.K=1")
+    found = load_checkpoint(config.parent / "checkpoints" / "last.pt")["progress"]
+    assert found["step"] == 10 and 0 < found["seconds"] < 1000
+
+
+def test_fewer_epochs_than_a_round_has_begun_end_it_with_all_that_ends_a_round(config, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("train.catch_stop_signals", stop_after_step(14))  # in the third of four epochs, where it has just validated
+        training(config, "--set", "training.epochs=4")
+    training(config, "--resume", "--set", "training.epochs=1")
+    ended = load_checkpoint(config.parent / "checkpoints" / "round_0.pt")
+    assert (ended["progress"]["step"], ended["progress"]["row"], ended["config"]["training"]["epochs"]) == (14, 0, 1)
+    last = [line for line in lines(config) if line["kind"] == "validation"][-1]
+    assert (last["step"], last["mse_zeros"]) == (14, 30)  # the whole sample
+    assert (config.parent / "checkpoints" / "model_card.md").exists()
+
+
+def other_disk(tmp_path):
+    """A folder on another disk, where there is one."""
+    there = Path("/dev/shm")
+    if not there.is_dir() or there.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other disk here")
+    return tempfile.TemporaryDirectory(dir=there)
+
+
+def test_a_run_whose_folders_are_links_to_another_disk_begins_again(config, tmp_path):
+    with other_disk(tmp_path) as there:
+        for name in ("checkpoints", "logs"):
+            (Path(there) / name).mkdir()
+            (config.parent / name).symlink_to(Path(there) / name)
+        training(config)
+        before = {path.name: path.read_bytes() for path in (config.parent / "checkpoints").glob("*.pt")}
+        training(config, "--fresh", "--set", "training.seed=2")
+        (archive,) = (config.parent / "previous_runs").iterdir()
+        assert before == {path.name: path.read_bytes() for path in archive.glob("*.pt")} and (archive / "training.jsonl").exists()
+
+
+def test_ctrl_c_while_a_run_is_moved_aside_ends_the_program_after_that(config, monkeypatch):
+    training(config)
+    names, moved, real = {path.name for path in (config.parent / "checkpoints").glob("*.pt")}, [], run.shutil.move
+
+    def interrupted(source, target):
+        signal.raise_signal(signal.SIGINT)
+        moved.append(source.name)
+        return real(source, target)
+
+    monkeypatch.setattr(run.shutil, "move", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training(config, "--fresh")
+    assert names < set(moved) and moved[len(names) - 1] == "last.pt" and not list((config.parent / "checkpoints").glob("*.pt"))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
 def test_the_terminal_has_what_a_full_disk_does_not_take(capsys):
     add_handler(log, LogFile("/dev/full"), "%(message)s")
@@ -263,7 +376,7 @@ def test_a_log_that_lost_lines_has_none_twice_after_resumes(config, tmp_path, mo
     """Two lines were lost before the checkpoint, as on a full disk, and the run went on beyond it before it was killed."""
     whole = write_config(tmp_path / "whole", SMALL_RUN)
     training(whole)
-    monkeypatch.setattr("train.catch_stop_signals", stop_after_the_third_step())
+    monkeypatch.setattr("train.catch_stop_signals", stop_after_step(3))
     training(config, "--set", "training.log_interval=1")
     monkeypatch.undo()
     log = config.parent / "logs" / "training.jsonl"
@@ -298,7 +411,7 @@ def test_a_resumed_run_computes_with_as_many_threads_as_before(config, monkeypat
     whole = write_config(config.parent / "whole", SMALL_RUN)
     training(whole)
     monkeypatch.setattr(run, "choose_threads", choose_threads)
-    monkeypatch.setattr("train.catch_stop_signals", stop_after_the_third_step())
+    monkeypatch.setattr("train.catch_stop_signals", stop_after_step(3))
     training(config)
     monkeypatch.setattr("train.catch_stop_signals", catch_stop_signals)
     training(config, "--resume")
@@ -324,7 +437,7 @@ def test_a_resumed_run_multiplies_in_the_precision_that_it_began_with(config, mo
     whole = write_config(config.parent / "whole", SMALL_RUN)
     training(whole, "--set", f"training.precision={first}")
     auto = ("--set", "training.precision=auto")
-    monkeypatch.setattr("train.catch_stop_signals", stop_after_the_third_step())
+    monkeypatch.setattr("train.catch_stop_signals", stop_after_step(3))
     training(config, *auto)
     monkeypatch.setattr("train.catch_stop_signals", catch_stop_signals)
     training(config, *auto, "--resume")
@@ -336,7 +449,7 @@ def test_a_resumed_run_multiplies_in_the_precision_that_it_began_with(config, mo
 
 
 def test_a_run_of_an_older_version_goes_on_in_float32(config, monkeypatch):
-    monkeypatch.setattr("train.catch_stop_signals", stop_after_the_third_step())
+    monkeypatch.setattr("train.catch_stop_signals", stop_after_step(3))
     training(config)
     monkeypatch.setattr("train.catch_stop_signals", catch_stop_signals)
     path = config.parent / "checkpoints" / "last.pt"

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import DEVICE, SMALL_RUN, stop_after_the_third_step, write_config
+from conftest import DEVICE, SMALL_RUN, stop_after_step, write_config
 
 import evaluate
 import train
@@ -74,7 +74,7 @@ def test_the_logged_mse_is_of_the_zeros_trained_last_and_of_the_validation_sampl
 def test_fewer_epochs_on_a_resumed_run_never_skip_zeros_of_the_next_round(config_path, monkeypatch):
     train.main(["--config", str(config_path), "--set", "data.K=0", "--set", "training.epochs=1"])
     with monkeypatch.context() as patch:
-        patch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
+        patch.setattr(train, "catch_stop_signals", stop_after_step(3))
         train.main(["--config", str(config_path), "--resume", "--set", "training.epochs=2"])
     steps = recorded(monkeypatch, run, "training_step")
     train.main(["--config", str(config_path), "--resume", "--set", "training.epochs=1", "--set", "data.K=1",
@@ -107,6 +107,8 @@ def test_a_run_that_stops_between_two_rounds_knows_what_it_was_trained_on_and_go
     assert (checkpoint["progress"]["round"], checkpoint["progress"]["row"]) == (2, 0) and trained_zeros(checkpoint) == (1, 599)
     with pytest.raises(UserError, match="was trained on zeros up to 599, but the test set begins at 300"):
         evaluate.main(["--config", str(config_path), "--set", "data.K=0"])
+    train.main(["--config", str(config_path), "--resume", "--set", "data.K=1"])  # which is done
+    assert load_checkpoint(config_path.parent / "checkpoints" / "round_1.pt")["progress"]["step"] == checkpoint["progress"]["step"]
     train.main(["--config", str(config_path), "--resume"])
     lines = [json.loads(line) for line in (config_path.parent / "logs" / "training.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines if line["kind"] == "round"] == [0, 1, 2]
@@ -121,7 +123,7 @@ def test_a_run_goes_on_with_and_without_torch_compile(tmp_path, monkeypatch, fir
         config = write_config(tmp_path / name, SMALL_RUN)
         options = ["--config", str(config), "--set", "data.K=0", "--set", "model.dropout=0", "--set"]
         with monkeypatch.context() as patch:
-            patch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
+            patch.setattr(train, "catch_stop_signals", stop_after_step(3))
             train.main([*options, f"training.compile={ways[0]}"])
         train.main([*options, f"training.compile={ways[1]}", "--resume"])
         checkpoints.append(load_checkpoint(config.parent / "checkpoints" / "last.pt"))
@@ -146,7 +148,7 @@ def test_bfloat16_multiplies_and_leaves_all_else_in_float32(tmp_path, monkeypatc
         options.append(f"training.precision={name if name != 'interrupted' else 'bfloat16'}")
         if name == "interrupted":
             with monkeypatch.context() as patch:
-                patch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
+                patch.setattr(train, "catch_stop_signals", stop_after_step(3))
                 train.main(options)
         train.main([*options, "--resume"])
         checkpoints[name] = load_checkpoint(tmp_path / name / "checkpoints" / "last.pt")

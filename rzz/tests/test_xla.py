@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from conftest import SMALL_RUN, stop_after_the_third_step, write_config
+from conftest import SMALL_RUN, stop_after_step, write_config
 
 import evaluate
 import train
@@ -72,7 +72,7 @@ def test_a_run_on_xla_is_the_run_on_the_cpu_and_compiles_nothing_after_the_first
 def test_a_run_moves_between_xla_and_the_cpu(on_cpu, tmp_path, monkeypatch, first, then):
     write_config(tmp_path, SMALL_RUN)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "catch_stop_signals", stop_after_the_third_step())
+        patch.setattr(train, "catch_stop_signals", stop_after_step(3))
         stage(train.main, tmp_path, first)
     assert checkpoint(tmp_path)["progress"]["step"] == 3
     stage(train.main, tmp_path, then, "--resume")

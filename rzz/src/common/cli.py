@@ -5,7 +5,6 @@
 """
 
 import argparse
-import errno
 import logging
 import os
 import shlex
@@ -16,6 +15,7 @@ from pathlib import Path
 from common import VERSION
 from common.config import DEFAULT_CONFIG, SOURCE, UserError
 from common.devices import is_out_of_memory
+from common.files import remedy
 from common.logs import log, redirect_to_devnull
 from common.processes import exit_process, is_peer_failure
 from common.signals import catch_stop_signals
@@ -81,8 +81,7 @@ def run_script(main):
         code = 130
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
-            advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it accessible"
-            code = fail_with(error, f"{error.filename or 'The disk'}: {os.strerror(error.errno)}; {advice} and run again.")
+            code = fail_with(error, f"{error.filename or 'The disk'}: {os.strerror(error.errno)}; {remedy(error)} and run again.")
         elif is_out_of_memory(error):
             code = fail_with(error, "There is too little memory: lower model.d_model, model.num_layers or training.batch_size.")
         elif is_peer_failure(error):

@@ -22,6 +22,11 @@ NUMBER = (int, float)  # for has_shape
 NUMBER_OR_NONE = (int, float, NoneType)
 
 
+def remedy(error):
+    """Return what to do about an OSError of a file, as the beginning of a sentence."""
+    return "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it accessible"
+
+
 @contextmanager
 def atomic_write(path, mode="wb"):
     """Open a temporary file next to `path` that takes its place when the block ends without an error.

@@ -203,7 +203,7 @@ def latest_checkpoint(folder, move_aside=False):
     A damaged one is named in a warning and passed over, with `move_aside` also moved aside. Raises UserError if none is good, or
     for one that cannot be read or is of another version: it may be the one that is wanted.
     """
-    found, damaged = [], {}
+    best, found, damaged = None, (), {}  # one of them in memory at a time, and the best so far
     for path in checkpoint_files(folder):
         try:
             checkpoint = load_checkpoint(path)
@@ -214,15 +214,16 @@ def latest_checkpoint(folder, move_aside=False):
             if isinstance(error.__cause__, FileNotFoundError):  # a training has just renamed it
                 continue
             raise
-        progress = checkpoint["progress"]
-        found.append((progress["step"], progress["round"], progress["epoch"], -len(found), checkpoint, path))
+        reached = tuple(checkpoint["progress"][name] for name in ("step", "round", "epoch"))
+        if best is None or reached > best:
+            best, found = reached, (checkpoint, path)
     if damaged and not found:
         error = next(iter(damaged.values()))
         raise UserError(f"None of the {len(damaged)} checkpoints in {folder} can be read: {error} Or begin again with "
                         "train.py --fresh.") from error  # fmt: skip
     for path, error in damaged.items():
         log.warning("%s Another checkpoint is tried.%s", error, f" It was moved to {quarantine(path).name}." if move_aside else "")
-    return max(found)[-2:] if found else (None, None)
+    return found or (None, None)
 
 
 def find_checkpoint(config, path):

@@ -11,7 +11,7 @@ from common.config import UserError
 from common.devices import describe_device, memory, synchronize
 from common.processes import is_distributed
 from common.text import format_duration
-from data_utils import interval, missing_zeros, require_zeros, zeros_in_memory
+from data_utils import interval, is_stored, missing_zeros, require_zeros, stored_zeros, zeros_in_memory
 from model.batches import first_batch
 from model.network import parameter_count
 from training.checkpoints import LAST, PREVIOUS
@@ -38,11 +38,16 @@ def print_preflight(config, args, device, reason):
     disk = check_disk_space(config, intervals, STATE_BYTES * parameter_count(run.model) * new)
     position, steps = run.position_text(), run.total_steps - run.progress.step
 
-    first, count = intervals[0][0], max(1, min(intervals[0][1] // 2, SAMPLE))
-    run.training = zeros_in_memory(config, first, count)  # not timed, since zeros_db may prepare tables for the first ones
-    began = time.perf_counter()
-    zeros_in_memory(config, first + count, count)
-    seconds_each = (time.perf_counter() - began) / count
+    missing = [each for each in intervals if not is_stored(config, *each)]
+    first, count = (missing or intervals)[0][0], max(1, min(intervals[0][1] // 2, SAMPLE))
+    seconds_each = 0.0
+    if missing:
+        run.training = zeros_in_memory(config, first, count)  # not timed, since zeros_db may prepare tables for the first ones
+        began = time.perf_counter()
+        zeros_in_memory(config, first + count, count)
+        seconds_each = (time.perf_counter() - began) / count
+    else:
+        run.training = stored_zeros(config, *intervals[0]).subset(slice(0, count))
     batch = first_batch(run.model, run.training, config.training.batch_size)
     run.losses.clear()
     seconds = median_seconds(lambda: run.train_step(batch.prepared(run.model)), device)

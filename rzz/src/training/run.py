@@ -9,7 +9,8 @@
 
 import datetime
 import math
-import os
+import shutil
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,15 +18,15 @@ import torch
 
 from common.config import Config, UserError, require_writable
 from common.devices import PRECISIONS, choose_precision, choose_threads, compiled, free_memory, is_out_of_memory
-from common.files import exclusive_lock, free_name, read_json_lines, write_json_lines
+from common.files import exclusive_lock, free_name, read_json_lines, remedy, write_json_lines
 from common.logs import log
 from common.processes import barrier, rank, world_size, wrap_ddp
-from common.signals import interruptible
+from common.signals import catch_stop_signals, interruptible
 from data_utils import fetch_ahead, interval, require_zeros, some_zeros, training_zeros, validation_zeros
 from model.batches import first_batch, index_noise, iterate_batches
 from model.index_embedding import NUMBERS_MARGIN, Boundaries, numbers_in_main_sum, parts_of
 from model.network import build_model, cross_entropy, logits_of
-from training.checkpoints import checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
+from training.checkpoints import LAST, PREVIOUS, checkpoint_files, latest_checkpoint, make_checkpoint, restore, save_checkpoint
 from training.model_card import NAME as MODEL_CARD
 from training.optimizer import learning_rate_at, make_optimizer, training_step
 from training.progress import Progress, Stopwatch, floats, remaining, validation_interval
@@ -54,7 +55,7 @@ class TrainingRun:
         self.losses = list(torch.tensor(progress.losses, device=device))
         self.dtype = torch.float32  # of matrix products, see choose_threads_and_precision
         self.micro_batches = 1  # of a batch; more if the device's memory does not hold it whole
-        self.saved = True  # whether the last attempt to save worked
+        self.unsaved = {}  # {name: checkpoint}: what the disk did not take
         self.training = self.validation = None
 
     @classmethod
@@ -94,7 +95,12 @@ class TrainingRun:
         if checkpoint is None:
             return cls(config, device, model, optimizer, Progress(round=config.data.first_round))
         check_compatible(checkpoint, config, path)
-        return cls(config, device, model, optimizer, restore(checkpoint, model, optimizer, path), path)
+        progress = restore(checkpoint, model, optimizer, path)
+        if progress.round > config.data.K:  # nothing of it was trained on: the end of the round before
+            progress.round, progress.epoch = config.data.K, config.training.epochs
+        elif progress.epoch >= config.training.epochs and progress.row:  # fewer epochs are asked for than were begun: it ends here
+            progress.row, progress.validated_step = 0, -1
+        return cls(config, device, model, optimizer, progress, path)
 
     def choose_threads_and_precision(self):
         """Set how many threads compute and the dtype of matrix products, as before in a run that goes on, else from timed steps.
@@ -120,7 +126,7 @@ class TrainingRun:
     @property
     def is_at_end_of_round(self):
         epochs_left = self.config.training.epochs - self.progress.epoch
-        return epochs_left == 0 or (epochs_left == 1 and self.progress.row >= len(self.training))
+        return epochs_left <= 0 or (epochs_left == 1 and self.progress.row >= len(self.training))
 
     @property
     def zero(self):
@@ -144,10 +150,17 @@ class TrainingRun:
         while progress.epoch < config.training.epochs or progress.round < config.data.K or not progress.is_validated:
             if progress.epoch >= config.training.epochs and progress.is_validated:
                 progress.round, progress.epoch, progress.row = progress.round + 1, 0, 0
-            with interruptible():
-                self.training = training_zeros(config, progress.round)
-                if self.rank == 0:
-                    self.validation = validation_zeros(config, progress.round)
+            try:
+                with interruptible():
+                    self.training = training_zeros(config, progress.round)
+                    if self.rank == 0:
+                        self.validation = validation_zeros(config, progress.round)
+            except UserError:
+                if self.unsaved:  # the zeros of a round take more of a full disk than a checkpoint
+                    self.save(LAST)
+                raise
+            finally:
+                self.stopwatch = Stopwatch(progress, self.device)  # waiting for zeros is no training
             if self.rank == 0 and progress.round < config.data.K:
                 fetch_ahead(config, *interval(config, progress.round + 2))
             yield progress.round
@@ -188,26 +201,28 @@ class TrainingRun:
                         "updates.", 2 * settings.batch_size // self.micro_batches, settings.batch_size, self.micro_batches)
 
     def save(self, *names):
-        """Save a checkpoint under each of `names`. A full disk is an error in the log, see require_saved."""
+        """Save a checkpoint under each of `names`, and what could not be saved before. A full disk is an error in the log."""
         self.stopwatch.lap()
         self.progress.losses = floats(self.losses)
         if self.rank > 0:
             return
-        self.saved = True
         checkpoint = make_checkpoint(self.model, self.optimizer, self.progress, self.config, self.device)
-        for name in names:
+        late = {name: each for name, each in self.unsaved.items() if name not in names}
+        for name, each in {**late, **dict.fromkeys(names, checkpoint)}.items():
             try:
-                save_checkpoint(checkpoint, self.config.checkpoint_folder / name)
+                save_checkpoint(each, self.config.checkpoint_folder / name)
+                self.unsaved.pop(name, None)
             except OSError as error:
-                self.saved = False
-                log.error("Could not save %s (%s); the older checkpoint stays and training goes on. Free some space.",
-                          name, error.strerror)
+                self.unsaved[name] = each
+                log.error("Could not save %s (%s); the older checkpoint stays and training goes on. %s.",
+                          name, error.strerror, remedy(error).capitalize())  # fmt: skip
 
     def require_saved(self):
         """Raise UserError if the training ends with a checkpoint that could not be saved."""
-        if not self.saved:
-            raise UserError(f"Stopped at {self.position_text()}, which could not be saved in {self.config.checkpoint_folder}: free "
-                            "some space and go on with --resume from the checkpoint before.")
+        if self.unsaved:
+            names = ", ".join(self.unsaved)
+            raise UserError(f"Stopped at {self.position_text()}, but {names} could not be saved in "
+                            f"{self.config.checkpoint_folder}: free some space and go on with --resume from the checkpoint before.")
 
 
 @contextmanager
@@ -248,8 +263,13 @@ def archive_run(config):
     archive = config.folder / "previous_runs" / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     archive = free_name(archive) if archive.exists() else archive
     require_writable(archive)
-    for path in [*files, *config.checkpoint_folder.glob(MODEL_CARD)]:
-        os.replace(path, archive / path.name)
+    # What --resume would go on from comes last of the checkpoints, so that a kill meanwhile leaves the old run whole.
+    files.sort(key=lambda path: (path.suffix != ".pt", path.name == LAST, path.name == PREVIOUS))
+    with catch_stop_signals() as stop:
+        for path in [*files, *config.checkpoint_folder.glob(MODEL_CARD)]:
+            shutil.move(path, archive / path.name)  # to another disk, if a link leads there
+    if stop:
+        signal.raise_signal(stop[0])  # now it may end
     log.info("The previous run was moved to %s", archive)
 
 
@@ -262,7 +282,8 @@ def check_compatible(checkpoint, config, path):
         if saved != wanted:
             raise UserError(f"{path} was trained with {name} = {saved}, but the settings say {wanted}: "
                             f"set it back to go on, or begin again with --fresh.")
-    reached = checkpoint["progress"]["round"]
+    progress = checkpoint["progress"]
+    reached = progress["round"] - (progress["step"] > 0 and progress["epoch"] == progress["row"] == 0)  # stopped between two
     if reached > config.data.K:
         raise UserError(f"{path} is in round {reached}, but data.K is {config.data.K}: set data.K to {reached} or more, or begin "
                         "again with --fresh.")

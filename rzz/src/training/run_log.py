@@ -11,7 +11,7 @@ import math
 from common.cli import command
 from common.config import UserError
 from common.devices import derive_seed, describe_device
-from common.files import NUMBER, NUMBER_OR_NONE, append_json_lines
+from common.files import NUMBER, NUMBER_OR_NONE, append_json_lines, remedy
 from common.logs import log, training_log
 from common.signals import interruptible
 from common.text import format_duration, short_number
@@ -169,4 +169,5 @@ def write_line(run, **values):
         append_json_lines(run.config.log_folder / "training.jsonl", [{**position, **values}])
         run.progress.log_lines += 1
     except OSError as error:
-        log.error("Could not write a line of training.jsonl (%s); training goes on without it. Free some space.", error.strerror)
+        log.error("Could not write a line of training.jsonl (%s); training goes on without it. %s.", error.strerror,
+                  remedy(error).capitalize())  # fmt: skip
