@@ -312,6 +312,20 @@ def test_fewer_epochs_than_a_round_has_begun_end_it_with_all_that_ends_a_round(c
     assert (config.parent / "checkpoints" / "model_card.md").exists()
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_request_to_stop_ends_a_validation_for_which_no_other_rank_waits(config, monkeypatch, ranks):
+    training(config)
+    current = run.TrainingRun.load_or_create(load_config(config), torch.device("cpu"))
+    settings, t = current.config, current.progress.round
+    current.training, current.validation = run.training_zeros(settings, t), run.validation_zeros(settings, t)
+    monkeypatch.setattr(run_log, "world_size", lambda: ranks)
+    written = len(lines(config))
+    with catch_stop_signals() as stop:
+        stop.append(signal.SIGTERM)
+        run_log.log_validation(current)
+    assert len(lines(config)) == written + (ranks == 2)
+
+
 def other_disk(tmp_path):
     """A folder on another disk, where there is one."""
     there = Path("/dev/shm")

@@ -13,6 +13,7 @@ from common.config import UserError
 from common.devices import derive_seed, describe_device
 from common.files import NUMBER, NUMBER_OR_NONE, append_json_lines, remedy
 from common.logs import log, training_log
+from common.processes import world_size
 from common.signals import interruptible
 from common.text import format_duration, short_number
 from data_utils import interval
@@ -56,13 +57,13 @@ def log_start_of_round(run):
     progress, validation = run.progress, run.validation
     if run.rank == 0 and progress.step == 0:  # shows at once that model, data and generation fit together
         few = validation.subset(slice(0, 256))
-        with interruptible():
+        with interruptible(world_size() == 1):
             loss = cross_entropy_of(run.model, few).nats_per_token
             sampled_predictions(run.model, few.subset(slice(0, 2)), runs=1, top_p=0.9, seed=0)
         training_log.info("loss before training %.4f nats per token; ln 16 = %.4f is guessing blindly", loss, math.log(16))
     if run.rank == 0 and progress.epoch == progress.row == 0:
         sample = spread_evenly(run.validation, BASELINE_ZEROS)
-        with interruptible():
+        with interruptible(world_size() == 1):
             predictions = baselines(sample, run.training, run.config.model.max_prime)
             measured = {name: scores(values, sample)["mse"] for name, values in predictions.items()}
         settings = {section: run.config.settings[section] for section in ("data", "model", "training")}
@@ -114,7 +115,7 @@ def log_validation(run):
     sample = run.validation if run.is_at_end_of_round else spread_evenly(run.validation, settings.mse_zeros)
     recent = run.training.subset(slice(max(0, row - len(sample)), row))
     measured = {"mse_zeros": len(sample)}
-    with interruptible():
+    with interruptible(world_size() == 1):  # other ranks wait for this one, and all end after the same step
         found = cross_entropy_of(run.model, run.validation)
         examples = spread_evenly(run.validation, 3)
         texts = sampled_texts(run.model, examples.indexes, runs=1, top_p=0.0, seed=0)
