@@ -107,8 +107,11 @@ def validation_zeros(config, t):
 
 
 def test_zeros(config):
-    """Return the test set: the first data.N zeros of interval K + 1, in a file of their own."""
-    return stored_zeros(config, interval(config, config.data.K + 1)[0], config.data.N)
+    """Return the test set: the first data.N zeros of interval K + 1, in a file of their own if that has none."""
+    first, count = interval(config, config.data.K + 1)
+    if config.data.N <= count and is_stored(config, first, count):
+        return stored_zeros(config, first, count).subset(slice(0, config.data.N))
+    return stored_zeros(config, first, config.data.N)
 
 
 def tuning_splits(config):
@@ -304,7 +307,8 @@ def require_zeros(config):
         try:
             zeros_in_memory(config, first + count - 1, 1)
         except UserError as error:
-            if not missing_zeros(config, [interval(config, t) for t in range(config.data.first_round, config.data.K + 2)]):
+            intervals = [interval(config, t) for t in range(config.data.first_round, config.data.K + 2)]
+            if not missing_zeros(config, intervals):
                 return
             if not is_own_zeros_db():
                 raise

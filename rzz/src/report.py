@@ -55,7 +55,8 @@ def watch(page, configs):
             if (now := state_of_logs(configs)) != shown and all(map(has_logs, configs)):  # --fresh has just moved them aside
                 write_report(page, configs, RELOAD_SECONDS)
                 shown = now
-    write_report(page, configs)
+    if all(map(has_logs, configs)):
+        write_report(page, configs)
 
 
 def state_of_logs(configs):

@@ -211,11 +211,16 @@ def test_gradients_that_torch_compile_gets_wrong_are_found_out(monkeypatch):
 
 def test_what_torch_compile_leaves_on_a_cpu_goes_with_its_process(tmp_path):
     """The C++ compiler writes a library in place, so that a start which is killed may leave half of one."""
-    found = "import torch; from common.devices import compile_failure; print(compile_failure(torch.device('cpu')))"
+    found = """
+import torch
+from common.devices import compile_failure
+torch.optim.AdamW([torch.ones(1)])  # with which torch names a cache of all processes
+print(compile_failure(torch.device("cpu")))
+"""
     environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
     command = [sys.executable, "-c", found]
     done = subprocess.run(command, env={**environment, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, cwd=SRC)
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     if done.stdout != "None\n":
         pytest.skip(done.stdout + done.stderr)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import DEVICE, SMALL_RUN, write_config
 
+import evaluate
 import train
 from common.config import UserError, load_config
 from data_utils import zeros_in_memory
@@ -123,6 +124,7 @@ def test_with_all_zeros_stored_it_asks_zeros_db_for_none_as_training_does(run_co
     before = contents(run_copy)
     assert "all in" in check(run_copy, "--resume")["zeros"] and contents(run_copy) == before
     train.main(["--config", str(run_copy / "config.json"), "--resume", "--set", "training.epochs=3"])
+    assert evaluate.main(["--config", str(run_copy / "config.json")]) is None
 
 
 def test_space_is_counted_for_files_that_are_missing_and_a_lack_of_it_is_refused(run_copy, monkeypatch):

@@ -263,8 +263,11 @@ def test_the_checkpoint_of_a_round_that_did_not_fit_the_disk_is_written_when_the
 
 def test_a_training_that_ends_without_the_checkpoint_of_its_round_says_so(config, monkeypatch):
     disk_that_refuses(monkeypatch, "round_0.pt")
-    with pytest.raises(UserError, match=r"round_0\.pt could not be saved in .*: free some space"):
-        training(config)
+    training(config)
+    assert "round_0.pt could not be saved; last.pt is whole." in (config.parent / "logs" / "rzz.log").read_text()
+    disk_that_refuses(monkeypatch, "last.pt")
+    with pytest.raises(UserError, match="Stopped at .*, which could not be saved in .*: free some space"):
+        training(config, "--resume", "--set", "data.K=1", "--set", "training.checkpoint_interval=1000")
 
 
 def test_on_a_disk_too_full_for_the_zeros_of_a_round_what_was_trained_is_saved_once_there_is_space_for_it(config, monkeypatch):
@@ -313,17 +316,18 @@ def test_fewer_epochs_than_a_round_has_begun_end_it_with_all_that_ends_a_round(c
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_request_to_stop_ends_a_validation_for_which_no_other_rank_waits(config, monkeypatch, ranks):
+def test_a_request_to_stop_ends_a_validation_and_where_other_ranks_wait_no_more_than_that(config, monkeypatch, ranks):
     training(config)
     current = run.TrainingRun.load_or_create(load_config(config), torch.device("cpu"))
     settings, t = current.config, current.progress.round
     current.training, current.validation = run.training_zeros(settings, t), run.validation_zeros(settings, t)
     monkeypatch.setattr(run_log, "world_size", lambda: ranks)
-    written = len(lines(config))
+    written, goes_on = lines(config), False
     with catch_stop_signals() as stop:
         stop.append(signal.SIGTERM)
         run_log.log_validation(current)
-    assert len(lines(config)) == written + (ranks == 2)
+        goes_on = True  # to the next step, in which the other rank waits
+    assert goes_on == (ranks == 2) and lines(config) == written
 
 
 def other_disk(tmp_path):

@@ -95,8 +95,8 @@ def test_trials_from_before_an_axis_was_added_count_with_the_value_that_they_had
 
 def test_the_tuning_is_of_the_seed_of_the_settings_or_of_the_most_trials():
     log = [rung(0.1, 16, [1.0], seed=1, dropout=0.1), *(rung(rate, 16, [9.0], seed=5) for rate in (0.001, 0.002)),
-           rung(0.001, 16, [7.0], seed=6), rung(0.001, 16, [5.0], seed=3)]  # fmt: skip
-    for seed, expected in ((1, "2 trials"), (5, "2 trials"), (6, "1 trials"), (3, "1 trials")):
+           rung(0.001, 16, [7.0, 6.0], seed=6), rung(0.001, 16, [5.0], seed=3)]  # fmt: skip
+    for seed, expected in ((1, "2 trials"), (5, "2 trials"), (6, "2 trials"), (3, "1 trials")):  # 6 repeats one of 5
         assert any(expected in block for block in tagged(tuning_section(log, seed), "p")[0])
 
 

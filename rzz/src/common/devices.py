@@ -33,6 +33,7 @@ from common.config import UserError
 TIMED_S = 1.0  # seconds that are spent on finding out which of several ways is fastest
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WORTHWHILE = 1.1  # times as fast bfloat16 has to be: less is within what other work on the machine changes
+USERS_COMPILE_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # torch sets it too, as soon as an optimizer is built
 CACHED_FLOATS = 2**19  # a core's own cache has a megabyte or more
 PCI = Path("/sys/bus/pci/devices")
 TPU_IDS = ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")  # v2 and v3, v4, v5p, v5e, v6e, 7x: PCI devices of Google's
@@ -101,12 +102,15 @@ def compile_failure(device):
     On CUDA it takes a C compiler, Python's headers, and a GPU that Triton knows. On CPUs its gradients of an embedding in
     which one row is looked up more than once are wrong before torch 2.7 (pytorch#147961).
     """
-    if device.type == "cpu" and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    if device.type == "cpu" and not USERS_COMPILE_CACHE:
         # The C++ compiler's output is written in place: in a cache of all processes, a killed start would leave half of a
         # library, with which every later start fails, or of a header, which has a folder that cannot be chosen.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="rzz_compile_")
-        os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        from torch._inductor import config as inductor  # takes seconds
+
+        if hasattr(inductor, "cpp_cache_precompile_headers"):
+            inductor.cpp_cache_precompile_headers = False
     table = torch.ones(16, 16, device=device, requires_grad=True)
     rows = torch.zeros(64, dtype=torch.int64, device=device)
     try:

@@ -259,7 +259,7 @@ def settings_beside(line, axes):
 def tuning_section(lines, seed):
     """Yield what the search found: heat maps over the learning rate and each other axis, and the best trials.
 
-    seed: of the settings; the trials are those with it, or with the seed of most if a search has had another.
+    seed: of the settings; the trials are those with it if a search began with it, else those with the seed that most have.
     """
     rungs = [line for line in lines if line["kind"] == "rung"]
     names = list(rungs[-1]["point"])  # the axes of the last grid
@@ -270,7 +270,9 @@ def tuning_section(lines, seed):
         point = {axis: ({**of_model, **of_training} | line["point"]).get(axis) for axis in names}  # a new axis had one value before
         if all(beside.get(key, value) == value for key, value in settings_beside(line, names).items()):
             last[of_training["seed"]][tuple(point.values())] = {**line, "point": point}
-    found = last[max(last, key=lambda each: (each == seed, len(last[each])))]
+    fewest = min(line["epochs"] for line in rungs)  # repetitions are trained to the end at once
+    whole = {line["settings"]["training"]["seed"] for line in rungs if line["epochs"] == fewest}
+    found = last[seed if seed in whole & last.keys() else max(last, key=lambda each: len(last[each]))]
     trials = list(found.values())
     most = max(trial["epochs"] for trial in trials)
     longest = [point for point, trial in found.items() if trial["epochs"] == most and trial["trainable"]]
@@ -297,7 +299,7 @@ def tuning_section(lines, seed):
 def tuning_figures(trials, axes, repeated):
     """Yield what each value is worth, the finalists' curves, and heat maps of learning rate and each other axis, on one scale.
 
-    trials: last lines of the first seed. axes: {axis: its values}. repeated: for each finalist its lines with all seeds.
+    trials: last lines of one seed. axes: {axis: its values}. repeated: for each finalist its lines with all seeds.
     """
     if axes:
         yield figures.worth_figure(trials, axes, repeated)

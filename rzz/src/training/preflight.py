@@ -7,11 +7,22 @@ import os
 import shutil
 import time
 
+import numpy as np
+
 from common.config import UserError
 from common.devices import describe_device, memory, synchronize
 from common.processes import is_distributed
 from common.text import format_duration
-from data_utils import interval, is_stored, missing_zeros, require_zeros, stored_zeros, zeros_in_memory
+from data_utils import (
+    RiemannZerosDataset,
+    interval,
+    interval_file,
+    is_stored,
+    load_values,
+    missing_zeros,
+    require_zeros,
+    zeros_in_memory,
+)
 from model.batches import first_batch
 from model.network import parameter_count
 from training.checkpoints import LAST, PREVIOUS
@@ -47,7 +58,8 @@ def print_preflight(config, args, device, reason):
         zeros_in_memory(config, first + count, count)
         seconds_each = (time.perf_counter() - began) / count
     else:
-        run.training = stored_zeros(config, *intervals[0]).subset(slice(0, count))
+        values, _ = load_values(interval_file(config, *intervals[0]), intervals[0][1])
+        run.training = RiemannZerosDataset(np.arange(first, first + count), values[:count])
     batch = first_batch(run.model, run.training, config.training.batch_size)
     run.losses.clear()
     seconds = median_seconds(lambda: run.train_step(batch.prepared(run.model)), device)

@@ -96,10 +96,12 @@ class TrainingRun:
             return cls(config, device, model, optimizer, Progress(round=config.data.first_round))
         check_compatible(checkpoint, config, path)
         progress = restore(checkpoint, model, optimizer, path)
+        epochs, count = config.training.epochs, interval(config, min(progress.round, config.data.K))[1]
         if progress.round > config.data.K:  # nothing of it was trained on: the end of the round before
-            progress.round, progress.epoch = config.data.K, config.training.epochs
-        elif progress.epoch >= config.training.epochs and progress.row:  # fewer epochs are asked for than were begun: it ends here
-            progress.row, progress.validated_step = 0, -1
+            progress.round, progress.epoch = config.data.K, checkpoint["config"]["training"]["epochs"]
+        elif progress.row and (progress.epoch >= epochs or (progress.epoch == epochs - 1 and progress.row >= count)):
+            # The round has ended, also where fewer epochs are asked for than were begun, and is validated as a whole.
+            progress.epoch, progress.row, progress.validated_step = max(progress.epoch, epochs), 0, -1
         return cls(config, device, model, optimizer, progress, path)
 
     def choose_threads_and_precision(self):
@@ -157,6 +159,7 @@ class TrainingRun:
                         self.validation = validation_zeros(config, progress.round)
             except UserError:
                 if self.unsaved:  # the zeros of a round take more of a full disk than a checkpoint
+                    self.stopwatch = Stopwatch(progress, self.device)
                     self.save(LAST)
                 raise
             finally:
@@ -208,7 +211,7 @@ class TrainingRun:
             return
         checkpoint = make_checkpoint(self.model, self.optimizer, self.progress, self.config, self.device)
         late = {name: each for name, each in self.unsaved.items() if name not in names}
-        for name, each in {**late, **dict.fromkeys(names, checkpoint)}.items():
+        for name, each in {**dict.fromkeys(names, checkpoint), **late}.items():
             try:
                 save_checkpoint(each, self.config.checkpoint_folder / name)
                 self.unsaved.pop(name, None)
@@ -218,11 +221,12 @@ class TrainingRun:
                           name, error.strerror, remedy(error).capitalize())  # fmt: skip
 
     def require_saved(self):
-        """Raise UserError if the training ends with a checkpoint that could not be saved."""
-        if self.unsaved:
-            names = ", ".join(self.unsaved)
-            raise UserError(f"Stopped at {self.position_text()}, but {names} could not be saved in "
-                            f"{self.config.checkpoint_folder}: free some space and go on with --resume from the checkpoint before.")
+        """Raise UserError if the training ends with its last checkpoint not saved; warn if one of an earlier round is lost."""
+        if LAST in self.unsaved:
+            raise UserError(f"Stopped at {self.position_text()}, which could not be saved in {self.config.checkpoint_folder}: free "
+                            "some space and go on with --resume from the checkpoint before.")
+        for name in self.unsaved:
+            log.warning("%s could not be saved; %s is whole.", name, LAST)
 
 
 @contextmanager
@@ -263,14 +267,14 @@ def archive_run(config):
     archive = config.folder / "previous_runs" / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     archive = free_name(archive) if archive.exists() else archive
     require_writable(archive)
-    # What --resume would go on from comes last of the checkpoints, so that a kill meanwhile leaves the old run whole.
+    # What --resume would go on from comes last of the checkpoints: after a kill meanwhile the old run can go on.
     files.sort(key=lambda path: (path.suffix != ".pt", path.name == LAST, path.name == PREVIOUS))
     with catch_stop_signals() as stop:
         for path in [*files, *config.checkpoint_folder.glob(MODEL_CARD)]:
             shutil.move(path, archive / path.name)  # to another disk, if a link leads there
+    log.info("The previous run was moved to %s", archive)
     if stop:
         signal.raise_signal(stop[0])  # now it may end
-    log.info("The previous run was moved to %s", archive)
 
 
 def check_compatible(checkpoint, config, path):

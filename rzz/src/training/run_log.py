@@ -14,7 +14,7 @@ from common.devices import derive_seed, describe_device
 from common.files import NUMBER, NUMBER_OR_NONE, append_json_lines, remedy
 from common.logs import log, training_log
 from common.processes import world_size
-from common.signals import interruptible
+from common.signals import StopRequested, interruptible
 from common.text import format_duration, short_number
 from data_utils import interval
 from model.metrics import baselines, scores
@@ -115,14 +115,19 @@ def log_validation(run):
     sample = run.validation if run.is_at_end_of_round else spread_evenly(run.validation, settings.mse_zeros)
     recent = run.training.subset(slice(max(0, row - len(sample)), row))
     measured = {"mse_zeros": len(sample)}
-    with interruptible(world_size() == 1):  # other ranks wait for this one, and all end after the same step
-        found = cross_entropy_of(run.model, run.validation)
-        examples = spread_evenly(run.validation, 3)
-        texts = sampled_texts(run.model, examples.indexes, runs=1, top_p=0.0, seed=0)
-        for name, zeros in (("training", recent), ("validation", sample)):
-            seed = derive_seed(settings.seed, progress.step)
-            sampled = scores(sampled_predictions(run.model, zeros, 1, run.config.evaluation.top_p, seed), zeros)
-            measured |= {f"mse_{name}": sampled["mse"], f"readable_{name}": sampled["readable"]}
+    try:
+        with interruptible():
+            found = cross_entropy_of(run.model, run.validation)
+            examples = spread_evenly(run.validation, 3)
+            texts = sampled_texts(run.model, examples.indexes, runs=1, top_p=0.0, seed=0)
+            for name, zeros in (("training", recent), ("validation", sample)):
+                seed = derive_seed(settings.seed, progress.step)
+                sampled = scores(sampled_predictions(run.model, zeros, 1, run.config.evaluation.top_p, seed), zeros)
+                measured |= {f"mse_{name}": sampled["mse"], f"readable_{name}": sampled["readable"]}
+    except StopRequested:
+        if world_size() > 1:  # other ranks wait for this one: all end after the next step, and --resume validates
+            return
+        raise
     progress.validated_step = progress.step
     before = progress.validation if progress.validation and progress.validation["round"] == progress.round else None
     best = min(found.nats_per_token, before["best_loss"]) if before else found.nats_per_token

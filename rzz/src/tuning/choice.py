@@ -54,8 +54,8 @@ def choose(config, grid, search_log):
     count, zeros = passes(config, epochs), training_zeros_of(config)
     when = "after the best number of epochs"
     if updates_are_plenty(config, grid):
-        equal = all(trial.epochs[0] <= epochs_of_same_updates(grid, trial) for trial in grid.trials)
-        when = "after equally many updates" if equal else "after as nearly equally many updates as the epochs of the grid allow"
+        updates = {compared_epochs(config, grid, trial)[0] / trial.settings.training.batch_size for trial in grid.trials}
+        when = "after equally many updates" if len(updates) == 1 else "after as nearly equally many updates as the epochs allow"
     others = (f"the cheapest full training of {len(costs):,} trials between which and the best, {lowest:.3f}, lies no more than "
               f"chance, {reach:.3f}" if len(costs) > 1 else "the best")  # fmt: skip
     reason = (f"{nats:.3f} nats/zero {when}, {others}; {format_duration(3600 * hours)} on {config.tuning.host.name} for {count} "
@@ -85,14 +85,9 @@ def compared_epochs(config, grid, trial):
     """Return the numbers of epochs of a trial at which it is compared with the others."""
     if not updates_are_plenty(config, grid):
         return trial.epochs
-    most = epochs_of_same_updates(grid, trial)
-    return [max((count for count in trial.epochs if count <= most), default=trial.epochs[0])]
-
-
-def epochs_of_same_updates(grid, trial):
-    """Return after how many epochs a trial has made as many updates as it would in all with the largest batch."""
     largest = max(other.settings.training.batch_size for other in grid.trials)
-    return round(trial.epochs[-1] * trial.settings.training.batch_size / largest)
+    same_updates = round(trial.epochs[-1] * trial.settings.training.batch_size / largest)
+    return [max((count for count in trial.epochs if count <= same_updates), default=trial.epochs[0])]
 
 
 def noise_of_seeds(config, grid, search_log):
