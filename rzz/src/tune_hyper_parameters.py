@@ -120,7 +120,7 @@ def search(config, grid, search_log, device, stop):
 
 def write_choice(config, choice, overrides):
     """Write the settings of `choice` and those of `overrides` that it was found with into config.json; say so, and why."""
-    values = {**choice.trial.values, "epochs": choice.passes, "learning_rate": choice.learning_rate}
+    values = {**choice.trial.values, "epochs": choice.passes, "learning_rate": choice.learning_rate, "dropout": choice.dropout}
     found = [(GRID_AXES[axis], axis, value) for axis, value in values.items()]
     changes = {}
     for section, key, value in [*map(split_override, overrides), *found]:

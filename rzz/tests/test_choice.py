@@ -82,6 +82,18 @@ def test_a_learning_rate_and_epochs_that_were_not_searched_stay_the_users(tmp_pa
     assert (choice.passes, choice.learning_rate) == (2, config.training.learning_rate)
 
 
+@pytest.mark.parametrize("interval_size, dropout", [(SCARCE, 0.2), (PLENTY, 0.1)])
+def test_dropout_is_that_of_the_trial_unless_the_full_training_sees_zeros_less_often(tmp_path, interval_size, dropout):
+    grid = {**GRID, "dropout": [0.2, 0.1]}
+    config, found, log = finished_search(tmp_path, interval_size, CURVES, grid=grid)
+    for trial in found.trials:  # those with less are worse
+        if trial.values["dropout"] == 0.1:
+            log.lines[trial.key][1] = {**log.result(trial, 1), "nats_per_zero": [30.0]}
+    choice = choose(config, found, log)
+    assert (choice.trial.values["dropout"], choice.dropout) == (0.2, dropout)
+    assert ("which fewer passes do without" in choice.reason) == (dropout == 0.1)
+
+
 def test_nothing_is_chosen_where_nothing_was_learned(tmp_path):
     assert choose(*finished_search(tmp_path, SCARCE, dict.fromkeys(CURVES, [[25.0]]))) is None
 

@@ -5,7 +5,8 @@
 
 The search trains on a few thousand zeros, the full training on as many as ten million. What carries over from one to the other
 was measured (rzz/results.md, "What the search is worth"): the size does. Epochs do not: a few thousand zeros bear many, ten million
-need one: the passes that are written are those of the trial, but no more than ENOUGH_ZEROS of tuning.cost need. Batch sizes do not:
+need one: the passes that are written are those of the trial, but no more than ENOUGH_ZEROS of tuning.cost need. So dropout does not
+either where the passes are fewer: what is written is the lowest of the grid. Batch sizes do not:
 the smaller one wins where updates are few. So where the full training makes more updates with any of them than the longest trial,
 they are compared after equally many updates. The learning rate does, but the best one is the lower, the more updates there are:
 what is written is the trial's times (its updates / those of the full training)^RATE_EXPONENT.
@@ -30,6 +31,7 @@ class Choice(NamedTuple):
     trial: Trial
     passes: int  # over each interval: training.epochs of the full training
     learning_rate: float  # of the full training
+    dropout: float  # of the full training
     reason: str  # in a line
 
 
@@ -60,7 +62,10 @@ def choose(config, grid, search_log):
               f"chance, {reach:.3f}" if len(costs) > 1 else "the best")  # fmt: skip
     reason = (f"{nats:.3f} nats/zero {when}, {others}; {format_duration(3600 * hours)} on {config.tuning.host.name} for {count} "
               f"pass{'es' * (count > 1)} over {zeros:,} zeros, after {epochs} in the search")  # fmt: skip
-    return Choice(trial, count, scaled_rate(config, trial, epochs, count), reason)
+    dropout = min(config.tuning.grid["dropout"]) if "dropout" in trial.values and count < epochs else trial.settings.model.dropout
+    if dropout != trial.settings.model.dropout:
+        reason += f", with dropout {trial.settings.model.dropout:g}, which fewer passes do without"
+    return Choice(trial, count, scaled_rate(config, trial, epochs, count), dropout, reason)
 
 
 def scaled_rate(config, trial, epochs, count):
