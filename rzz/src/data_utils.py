@@ -301,15 +301,14 @@ def some_zeros(count):
 
 
 def require_zeros(config):
-    """Raise UserError at once if zeros_db does not give the last zero that training and evaluation will request."""
+    """Raise UserError at once if zeros_db does not give the last zero that will be requested, unless all intervals are stored."""
     first, count = interval(config, config.data.K + 1)
     if not config.data.platt_tables:
         try:
             zeros_in_memory(config, first + count - 1, 1)
         except UserError as error:
-            intervals = [interval(config, t) for t in range(config.data.first_round, config.data.K + 2)]
-            if not missing_zeros(config, intervals):
-                return
+            if all(is_stored(config, *interval(config, t)) for t in range(config.data.K + 1, config.data.first_round - 1, -1)):
+                return  # K may be far too large, and the last interval is the first to be missing
             if not is_own_zeros_db():
                 raise
             raise UserError(f"{error} Lower data.K or data.interval_size, or name Platt's tables.") from error
