@@ -86,6 +86,7 @@ def write_report(page, configs, reload_after=None):
 
 
 def has_logs(config):
+    """Return whether a stage has left something to report on."""
     return any((config.log_folder / name).exists() for name in ("tuning.jsonl", "training.jsonl", "evaluation.json"))
 
 

@@ -95,6 +95,20 @@ def compiled(model, device, setting):
     return model
 
 
+def use_own_compile_cache():
+    """Let torch.compile keep what it makes for the CPU in a folder that goes with this process.
+
+    The C++ compiler's output is written in place: in a cache of all processes, a killed start would leave half of a library, with
+    which every later start fails, or of a header, whose folder cannot be chosen, so that none is made.
+    """
+    from torch._inductor import config as inductor  # takes seconds
+
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="rzz_compile_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if hasattr(inductor, "cpp_cache_precompile_headers"):
+        inductor.cpp_cache_precompile_headers = False
+
+
 @functools.cache
 def compile_failure(device):
     """Return None if torch.compile works, else why it does not, found out by trying it on a tiny function.
@@ -103,14 +117,7 @@ def compile_failure(device):
     which one row is looked up more than once are wrong before torch 2.7 (pytorch#147961).
     """
     if device.type == "cpu" and not USERS_COMPILE_CACHE:
-        # The C++ compiler's output is written in place: in a cache of all processes, a killed start would leave half of a
-        # library, with which every later start fails, or of a header, which has a folder that cannot be chosen.
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="rzz_compile_")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        from torch._inductor import config as inductor  # takes seconds
-
-        if hasattr(inductor, "cpp_cache_precompile_headers"):
-            inductor.cpp_cache_precompile_headers = False
+        use_own_compile_cache()
     table = torch.ones(16, 16, device=device, requires_grad=True)
     rows = torch.zeros(64, dtype=torch.int64, device=device)
     try:

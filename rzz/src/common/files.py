@@ -23,7 +23,7 @@ NUMBER_OR_NONE = (int, float, NoneType)
 
 
 def remedy(error):
-    """Return what to do about an OSError of a file, as the beginning of a sentence."""
+    """Return what to do about an OSError of a file, as a clause."""
     return "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it accessible"
 
 

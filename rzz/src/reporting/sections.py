@@ -249,11 +249,10 @@ def training_figures(training):
         yield figures.speed_figure(training)
 
 
-def settings_beside(line, axes):
-    """Return what a line of tuning.jsonl was trained with besides the axes, the seed, and the sizes that follow from others."""
+def trial_settings(line):
+    """Return all that a line of tuning.jsonl was trained with as one dictionary."""
     settings = line["settings"]
-    found = {**settings.get("model", {}), **settings["training"], "zeros": settings.get("zeros"), "top_p": settings.get("top_p")}
-    return {key: value for key, value in found.items() if key not in (*axes, "seed", "d_k", "d_v", "d_ff")}
+    return {**settings.get("model", {}), **settings["training"], "zeros": settings.get("zeros"), "top_p": settings.get("top_p")}
 
 
 def tuning_section(lines, seed):
@@ -263,13 +262,13 @@ def tuning_section(lines, seed):
     """
     rungs = [line for line in lines if line["kind"] == "rung"]
     names = list(rungs[-1]["point"])  # the axes of the last grid
-    beside = settings_beside(rungs[-1], names)
+    wanted, apart = trial_settings(rungs[-1]), {*names, "seed", "d_k", "d_v", "d_ff"}  # the sizes follow from others
     last = defaultdict(dict)  # seed: {point: its last line}
     for line in rungs:
-        of_model, of_training = line["settings"].get("model", {}), line["settings"]["training"]
-        point = {axis: ({**of_model, **of_training} | line["point"]).get(axis) for axis in names}  # a new axis had one value before
-        if all(beside.get(key, value) == value for key, value in settings_beside(line, names).items()):
-            last[of_training["seed"]][tuple(point.values())] = {**line, "point": point}
+        settings = trial_settings(line)
+        if all(wanted.get(key, value) == value for key, value in settings.items() if key not in apart):
+            point = {axis: {**settings, **line["point"]}.get(axis) for axis in names}  # an axis that is new had one value before
+            last[settings["seed"]][tuple(point.values())] = {**line, "point": point}
     fewest = min(line["epochs"] for line in rungs)  # repetitions are trained to the end at once
     whole = {line["settings"]["training"]["seed"] for line in rungs if line["epochs"] == fewest}
     found = last[seed if seed in whole & last.keys() else max(last, key=lambda each: len(last[each]))]

@@ -153,20 +153,24 @@ class TrainingRun:
             if progress.epoch >= config.training.epochs and progress.is_validated:
                 progress.round, progress.epoch, progress.row = progress.round + 1, 0, 0
             try:
-                with interruptible():
-                    self.training = training_zeros(config, progress.round)
-                    if self.rank == 0:
-                        self.validation = validation_zeros(config, progress.round)
+                self.fetch_zeros()
             except UserError:
                 if self.unsaved:  # the zeros of a round take more of a full disk than a checkpoint
-                    self.stopwatch = Stopwatch(progress, self.device)
                     self.save(LAST)
                 raise
-            finally:
-                self.stopwatch = Stopwatch(progress, self.device)  # waiting for zeros is no training
             if self.rank == 0 and progress.round < config.data.K:
                 fetch_ahead(config, *interval(config, progress.round + 2))
             yield progress.round
+
+    def fetch_zeros(self):
+        """Set `training` and `validation` for the current round."""
+        try:
+            with interruptible():
+                self.training = training_zeros(self.config, self.progress.round)
+                if self.rank == 0:
+                    self.validation = validation_zeros(self.config, self.progress.round)
+        finally:
+            self.stopwatch = Stopwatch(self.progress, self.device)  # waiting for zeros is no training
 
     def batches(self):
         """Yield the batches of the round from the current position, epoch by epoch, and start the stopwatch."""
